@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cimi::{Timestamp, resources::Resource};
 use store::{Key, LeaseId, Outcome, Revision, Transaction};
 
-use crate::{Cached, Documents, DocumentsError, usage};
+use crate::{Cached, Doc, Documents, DocumentsError, usage};
 
 /// Changes to documents that happen together or not at all. Every document is guarded: a created one must not exist,
 /// a replaced or removed one must be as it was read.
@@ -224,8 +224,24 @@ impl Documents {
             if !edit(&mut document)? {
                 return Ok(read);
             }
-            match self.changes().replace(&read, document).commit().await {
-                Ok(_) => return self.view::<R>().get(id).ok_or_else(absent).map_err(E::from),
+            match self
+                .changes()
+                .replace(&read, document.clone())
+                .commit()
+                .await
+            {
+                Ok(revision) => {
+                    let now = self.view::<R>().get(id);
+                    // It may be gone by now, which makes what was written no less true.
+                    return Ok(now.unwrap_or_else(|| {
+                        Arc::new(Cached {
+                            key: read.key.clone(),
+                            revision,
+                            document: Doc(document),
+                            ..*read
+                        })
+                    }));
+                }
                 Err(error) if error.is_conflict() => {}
                 Err(error) => return Err(error.into()),
             }

@@ -196,6 +196,8 @@ impl DnsmasqConfig {
                 self.network.address()
             ),
             format!("--dhcp-option=option:router,{router}"),
+            // It resolves nothing for them, nor for anybody of the site.
+            "--port=0".into(),
             // Without any it is not to tell its own.
             format!("--dhcp-option=option:dns-server{servers}"),
         ]

@@ -404,7 +404,11 @@ impl Worker {
         let written = match self.nft.apply(text).await {
             Err(NetworkError::Firewall { reason }) => {
                 tracing::warn!(%reason, "tables of our name cannot be changed into ours; replacing them");
-                let groups = self.ruleset.ungroup() + &self.ruleset.group_exactly(None, &plan);
+                let groups = match (self.are_known, plan.is_empty()) {
+                    // Those of an earlier process hold its taps until it is known what they are to be.
+                    (false, true) => String::new(),
+                    _ => self.ruleset.ungroup() + &self.ruleset.group_exactly(None, &plan),
+                };
                 let text = groups + &self.ruleset.replace(&bindings);
                 self.nft.apply(text).await
             }

@@ -20,6 +20,7 @@ mod port;
 mod probe;
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::Duration;
@@ -39,6 +40,8 @@ use probe::Probe;
 const CHANGE_LIMIT: Duration = Duration::from_secs(60);
 /// How long what answered before may take to do so again.
 const TEST_LIMIT: Duration = Duration::from_secs(20);
+/// How long whoever looks at a change may have the lock.
+const LOCK_LIMIT: Duration = Duration::from_secs(5);
 /// How often the guard and who waits look.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -197,31 +200,48 @@ impl Uplinks {
         let worker = pidfd_open(pid, PidfdFlags::empty()).map_err(wrong)?;
         ready();
         loop {
-            let Some(trial) = self.notes.trial()? else {
-                return Ok(());
-            };
-            if let Some(_lock) = self.notes.lock()? {
-                let links = Links::open()?;
-                match self.settle(&links).await {
-                    Ok(None) => return Ok(()),
-                    Ok(Some(_)) => {}
-                    // Whoever is cut off has nobody else.
-                    Err(error) => tracing::error!(%error, "not put back yet; trying on"),
-                }
-            } else if trial.stage == Stage::Changing && trial.is_over() {
-                // It hangs, maybe at a terminal that takes nothing any more. Then the lock is ours.
-                let _ = pidfd_send_signal(&worker, Signal::KILL);
+            match self.look_after(&worker).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                // Whoever is cut off has nobody else.
+                Err(error) => tracing::error!(%error, "not put back yet; trying on"),
             }
             tokio::time::sleep(LOOK).await;
         }
     }
 
+    /// One look of the guard; whether nothing is under way any more.
+    async fn look_after(&self, worker: &OwnedFd) -> Result<bool> {
+        let Some(trial) = self.notes.trial()? else {
+            return Ok(true);
+        };
+        if trial.stage == Stage::Waiting && trial.is_of_this_boot() && !trial.is_over() {
+            // Whoever confirms it is not to find it locked.
+            return Ok(false);
+        }
+        if let Some(_lock) = self.notes.lock()? {
+            return Ok(self.settle(&Links::open()?).await?.is_none());
+        }
+        if trial.stage == Stage::Changing && trial.is_over() {
+            // It hangs, maybe at a terminal that takes nothing any more. Then the lock is ours.
+            let _ = pidfd_send_signal(worker, Signal::KILL);
+        }
+        Ok(false)
+    }
+
     /// The lock, with nothing left over of those who had it before.
     async fn begin(&self, links: &Links) -> Result<Lock> {
-        let Some(lock) = self.notes.lock()? else {
-            return Err(NetworkError::Trial {
-                why: "another change is being made right now; wait for its end".to_owned(),
-            });
+        let end = tokio::time::Instant::now() + LOCK_LIMIT;
+        let lock = loop {
+            if let Some(lock) = self.notes.lock()? {
+                break lock;
+            }
+            if tokio::time::Instant::now() >= end {
+                return Err(NetworkError::Trial {
+                    why: "another change is being made right now; wait for its end".to_owned(),
+                });
+            }
+            tokio::time::sleep(LOOK).await;
         };
         self.settle(links).await?;
         Ok(lock)
@@ -336,14 +356,15 @@ impl Uplinks {
         self.notes.remove_trial()
     }
 
-    /// For good, whatever was done of that.
+    /// For good, whatever was done of that. What of the next boot's files can't be changed is told when all else is done.
     async fn keep(&self, links: &Links, mut trial: Trial) -> Result<()> {
         if trial.stage != Stage::Keeping {
+            boot::check(&trial.files)?;
             trial.stage = Stage::Keeping;
             self.notes.write_trial(&trial)?;
         }
         let Moved { bridge, port, .. } = &trial.moved;
-        match trial.way {
+        let files = match trial.way {
             Way::Join => {
                 self.notes.write_kept(&Kept {
                     bridge: bridge.clone(),
@@ -351,15 +372,17 @@ impl Uplinks {
                     files: trial.files.clone(),
                     until_boot: trial.files.is_empty().then(|| trial.boot.clone()),
                 })?;
-                boot::make(&trial.files)?;
+                boot::make(&trial.files)
             }
             Way::Leave => {
-                boot::undo(&trial.files)?;
+                let files = boot::undo(&trial.files);
                 trial.moved.remove_bridge(links).await?;
                 self.notes.remove_kept(bridge)?;
+                files
             }
-        }
-        self.notes.remove_trial()
+        };
+        self.notes.remove_trial()?;
+        files
     }
 }
 

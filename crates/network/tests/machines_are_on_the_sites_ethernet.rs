@@ -1,12 +1,16 @@
 //! A network on a bridge of the operator's: its machines are stations of the site, and the site notices nothing else of us.
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that panics has failed
 
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::support::lan::{connect, connection, listen, listen_at};
 use crate::support::{Namespace, TestHost, can_run, dhcp, eventually, machine};
-use network::{NetworkConfig, NetworkError, NetworkHost, Site};
+use network::{
+    Direction, Group, GroupRule, GroupTag, Groups, NetworkConfig, NetworkError, NetworkHost,
+    PlugRequest, RulePeer, Site, Traffic,
+};
 
 const ROUTER: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 1);
 const HOST: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 10);
@@ -133,6 +137,48 @@ fn its_machines_are_stations_of_the_site_by_our_dhcp() {
         let left = String::from_utf8(left.stdout).unwrap();
         assert!(left.contains("eth1") && !left.contains("up0"), "{left}");
         let _of_the_site = connect(&stranger, HOST, at_host.1).unwrap();
+    });
+}
+
+#[test]
+fn security_groups_hold_what_comes_from_the_site() {
+    if !can_run(&["dnsmasq", "nft", "busybox"]) {
+        return;
+    }
+    let (test, _site, stranger) = scene();
+    let guest = test.guest(&machine(105));
+    let tag: GroupTag = "one".parse().unwrap();
+    let groups = BTreeSet::from([tag.clone()]);
+    let request = PlugRequest {
+        groups: groups.clone(),
+        ..machine(105)
+    };
+    let told = |rules: BTreeSet<GroupRule>| {
+        let members = BTreeSet::new();
+        Groups {
+            groups: [(tag.clone(), Group { rules, members })].into(),
+            of: [(machine(105).nic, groups.clone())].into(),
+        }
+    };
+    test.run(async |host| {
+        host.reconcile(std::slice::from_ref(&request))
+            .await
+            .unwrap();
+        host.set_groups(told(BTreeSet::new())).await.unwrap();
+        assert!(dhcp(&guest, test.folder.path()).is_some());
+        guest.ip("addr add 172.16.0.105/24 dev eth0");
+        let (at_stranger, at_guest) = (listen(&stranger), listen(&guest));
+        let (.., seen) = connection(&guest, STRANGER, &at_stranger);
+        assert_eq!(seen, IpAddr::from(machine(105).ip));
+        assert!(connect(&stranger, machine(105).ip, at_guest.1).is_err());
+        let let_in = GroupRule {
+            direction: Direction::In,
+            traffic: Traffic::Any,
+            peer: RulePeer::Block("172.16.0.77/32".parse().unwrap()),
+        };
+        host.set_groups(told([let_in].into())).await.unwrap();
+        let (.., seen) = connection(&stranger, machine(105).ip, &at_guest);
+        assert_eq!(seen, IpAddr::from(STRANGER));
     });
 }
 

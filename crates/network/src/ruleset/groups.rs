@@ -255,8 +255,10 @@ impl Ruleset {
         }
         for family in FAMILIES {
             // Nobody from outside answers for the host, and no guest does by its own rules.
-            let near = match family.number {
-                4 => self.network.to_string(),
+            let near = match (family.number, &self.site) {
+                // Our DHCP has an address of its own there, and no other's comes by the cable.
+                (4, Some(_)) => self.gateway.to_string(),
+                (4, None) => self.network.to_string(),
                 _ => LINK_LOCAL.to_string(),
             };
             family.rules(text, &near, self.gateways(family.number).as_deref());
@@ -267,6 +269,8 @@ impl Ruleset {
     /// The addresses of the host that guests of a family know.
     fn gateways(&self, family: u8) -> Option<String> {
         match (family, self.network6) {
+            // There it has nothing for them but DHCP.
+            _ if self.site.is_some() => None,
             (4, _) => Some(self.gateway.to_string()),
             (_, Some(prefix)) => Some(format!(
                 "{{ {}, {} }}",
@@ -341,8 +345,18 @@ impl Family {
         let peer_out = format!("iifname . {word} daddr . meta l4proto");
         let rest = format!("meta l4proto != {{ tcp, udp, {icmp} }}");
 
-        // Goes on with what is in a set already, and answers of what it is.
-        let known = |text: &mut Text<'_>, chain: &str, ports: &str, peer: &str, set: &str| {
+        // Goes on with what is in a set already. Answers prolong it, and nothing else: else who begins much could fill the set alone.
+        let known = |text: &mut Text<'_>,
+                     chain: &str,
+                     ports: &str,
+                     peer: &str,
+                     set: &str,
+                     answers: bool| {
+            let prolong = |set: &str, of: &str, timeout: &str| match answers {
+                true => format!("{of} @{set} update @{set} {{ {of} timeout {timeout} }} accept"),
+                false => format!("{of} @{set} accept"),
+            };
+            let (own, other) = (format!("{set}{n}"), format!("{set}_other{n}"));
             for rule in [
                 format!(
                     "tcp flags & (fin | rst) != 0 {ports} @{set}{n} update @closing{n} {{ {ports} timeout {TCP_ENDS} }}"
@@ -350,15 +364,9 @@ impl Family {
                 format!(
                     "{ports} @closing{n} {ports} @{set}{n} update @{set}{n} {{ {ports} timeout {TCP_ENDS} }} accept"
                 ),
-                format!(
-                    "meta l4proto tcp {ports} @{set}{n} update @{set}{n} {{ {ports} timeout {TCP} }} accept"
-                ),
-                format!(
-                    "meta l4proto udp {ports} @{set}{n} update @{set}{n} {{ {ports} timeout {OTHER} }} accept"
-                ),
-                format!(
-                    "{rest} {peer} @{set}_other{n} update @{set}_other{n} {{ {peer} timeout {OTHER} }} accept"
-                ),
+                format!("meta l4proto tcp {}", prolong(&own, ports, TCP)),
+                format!("meta l4proto udp {}", prolong(&own, ports, OTHER)),
+                format!("{rest} {}", prolong(&other, peer, OTHER)),
             ] {
                 text.rule(chain, &rule);
             }
@@ -385,7 +393,7 @@ impl Family {
         for rule in self.needed_in {
             text.rule(&arrive, rule);
         }
-        known(text, &arrive, &ports_in, &peer_in, "begun");
+        known(text, &arrive, &ports_in, &peer_in, "begun", true);
         text.rule(
             &arrive,
             &format!("{} {peer_in} @begun_other{n} accept", self.echo_reply),
@@ -396,7 +404,7 @@ impl Family {
         for rule in self.needed_out {
             text.rule(&leave, rule);
         }
-        known(text, &leave, &ports_out, &peer_out, "asked");
+        known(text, &leave, &ports_out, &peer_out, "asked", true);
         text.rule(
             &leave,
             &format!("{} {peer_out} @asked_other{n} accept", self.echo_reply),
@@ -407,14 +415,14 @@ impl Family {
         }
 
         let begin = format!("begin{n}");
-        known(text, &begin, &ports_out, &peer_out, "begun");
+        known(text, &begin, &ports_out, &peer_out, "begun", false);
         text.rule(&begin, "update @begin_rate { iifname limit rate over 1000/second burst 10000 packets } counter name too_many_begun drop");
         begins(text, &begin, &ports_out, &peer_out, "begun");
 
         // A rule has let it in: what is known goes on, else it begins.
         let family = if n == 4 { "ip" } else { "ip6" };
         let mut let_in = Text::of(text.1);
-        known(&mut let_in, "let_in", &ports_in, &peer_in, "asked");
+        known(&mut let_in, "let_in", &ports_in, &peer_in, "asked", false);
         begins(&mut let_in, "let_in", &ports_in, &peer_in, "asked");
         for line in let_in.0.0.lines() {
             // Both families in one chain: what doesn't name addresses would be the other's, too.

@@ -120,9 +120,11 @@ impl<'a> IpTable<'a> {
             rule(needed);
         }
         let to_gateway = format!("{family} daddr {gateway}");
-        rule(&format!("{to_gateway} udp dport 53 accept"));
-        rule(&format!("{to_gateway} tcp dport 53 accept"));
-        rule(&format!("{to_gateway} {icmp} type echo-request accept"));
+        if self.rules.site.is_none() {
+            rule(&format!("{to_gateway} udp dport 53 accept"));
+            rule(&format!("{to_gateway} tcp dport 53 accept"));
+            rule(&format!("{to_gateway} {icmp} type echo-request accept"));
+        }
         if !self.rules.host_tcp_ports.is_empty() {
             let ports = self.rules.host_tcp_ports.iter();
             let ports: Vec<String> = ports.map(u16::to_string).collect();

@@ -64,6 +64,20 @@ impl Keeper {
     }
 }
 
+/// Whether they can be made and undone: each file is as it was, or as it is to be.
+///
+/// # Errors
+/// One is neither, or can't be read.
+pub(super) fn check(changes: &[Change]) -> Result<()> {
+    changes.iter().try_for_each(|change| {
+        let is = read(&change.path)?;
+        match is == change.before || is == change.after {
+            true => Ok(()),
+            false => Err(changed(&change.path)),
+        }
+    })
+}
+
 /// Makes the changes; those that are made already stay.
 ///
 /// # Errors
@@ -91,16 +105,20 @@ fn replace(path: &Path, from: &Option<String>, to: &Option<String>) -> Result<()
         return Ok(());
     }
     if is != *from {
-        return Err(NetworkError::File {
-            path: path.to_owned(),
-            source: std::io::Error::other(
-                "was changed by somebody meanwhile, so it isn't touched: look at it, and change it by hand",
-            ),
-        });
+        return Err(changed(path));
     }
     match to {
         Some(text) => write(path, text),
         None => fs::remove_file(path).map_err(NetworkError::file(path)),
+    }
+}
+
+fn changed(path: &Path) -> NetworkError {
+    NetworkError::File {
+        path: path.to_owned(),
+        source: std::io::Error::other(
+            "was changed by somebody since, so it isn't touched: make it as it was for the moment, or change it by hand",
+        ),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use super::boot::{Change, Keeper, Wanted};
+use super::boot::{self, Change, Keeper, Wanted};
 use super::holdings::{Device, Holdings};
 use super::moving::{self, Moved, Way};
 use super::note::{self, Stage, Trial};
@@ -84,6 +84,7 @@ impl Uplinks {
                     .to_owned(),
             )
         })?;
+        boot::check(&known.files)?;
         let bridge = port::find(links, &known.bridge).await?;
         let port = port::find(links, &known.port).await?;
         let (Some(bridge), Some(port)) = (bridge, port) else {

@@ -79,7 +79,9 @@ impl StorageController {
                 | ImageSource::Catalogue { .. }
                 | ImageSource::Volume { .. },
             ) => self.fetch(&read).await,
-            (ImageState::Available, _) if is_to_be_proven(&read) => self.prove(&read).await,
+            (ImageState::Available | ImageState::Error, _) if is_to_be_proven(&read) => {
+                self.prove(&read).await
+            }
             (ImageState::Available | ImageState::Error, ImageSource::Marketplace)
                 if read.file.is_some() =>
             {
@@ -149,10 +151,11 @@ impl StorageController {
             Err(Error::NotFound { .. }) => {}
             Err(error @ Error::Mismatch { .. }) => {
                 tracing::error!(image = local, %error, "a saved image isn't what was written");
-                let reason =
-                    format!("its file isn't what was written, and nothing is told of it: {error}");
-                self.image_reason(read, &reason).await?;
-                return Ok(Next::Settled);
+                let reason = format!("its file isn't what was written any more: {error}");
+                if read.state == ImageState::Error && read.reason.as_ref() == Some(&reason) {
+                    return Ok(Next::Settled);
+                }
+                return self.image_failed(read, &reason).await;
             }
             Err(error) => return Err(error),
         }
@@ -243,7 +246,7 @@ pub(super) fn owner(image: &Image) -> &str {
 }
 
 fn is_to_be_proven(image: &Image) -> bool {
-    image.state == ImageState::Available
+    matches!(image.state, ImageState::Available | ImageState::Error)
         && !image.desired.deleted
         && image.file.as_ref().is_some_and(|file| !file.is_proven())
 }

@@ -369,11 +369,11 @@ mod tests {
     fn a_compressed_file_holds_what_it_unpacks_to() {
         let dir = tempfile::tempdir().expect("folder");
         let (packed, plain) = (dir.path().join("a.gz"), dir.path().join("a"));
-        let content = [7; 3 << 20];
+        let content = vec![7; 3 << 20];
         let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         gz.write_all(&content).expect("packed");
         let gz = gz.finish().expect("packed");
-        let mut altered = content;
+        let mut altered = content.clone();
         altered[content.len() - 1] = 8;
         let shorter = &content[..content.len() - 1];
         let cases = [

@@ -3,8 +3,10 @@
 //! Of a group that a rule names only the addresses are known here, by the group that has the rule.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use cimi::resources::{Machine, RuleDirection, SecurityGroup, SecurityRule};
+use ipnet::IpNet;
 use network::{Direction, GroupRule, GroupTag, Groups, RulePeer, Traffic};
 
 use super::{Shared, prepare};
@@ -41,7 +43,33 @@ impl Shared {
         for group in known {
             define(&mut groups, &group);
         }
+        // Elsewhere the same addresses may be other people's.
+        if let Some(reached) = self.subnets_reached(network) {
+            for group in groups.groups.values_mut() {
+                group.members.retain(|address| {
+                    is_on_link(address) || reached.iter().any(|subnet| subnet.contains(address))
+                });
+            }
+        }
         groups
+    }
+
+    /// The addresses of a network and of those that it forwards to: others come by another address than their own. None: it isn't known.
+    fn subnets_reached(&self, network: &str) -> Option<Vec<IpNet>> {
+        let networks = self.documents.networks.all();
+        let own = networks.iter().find(|one| one.id.local() == network)?;
+        let group = own.forwarding_group.as_ref().map(|group| &group.href);
+        let reached = networks.iter().filter(|other| {
+            let theirs = other.forwarding_group.as_ref().map(|group| &group.href);
+            other.id == own.id || group.is_some() && theirs == group
+        });
+        let subnets = reached.flat_map(|one| [Some(&one.subnet), one.subnet6.as_ref()]);
+        Some(
+            subnets
+                .flatten()
+                .filter_map(|text| text.parse().ok())
+                .collect(),
+        )
     }
 
     /// Has a network that is set up know them.
@@ -52,6 +80,11 @@ impl Shared {
     ) -> network::Result<()> {
         host.set_groups(self.groups_on(name)).await
     }
+}
+
+/// Whether an address is one of a link only, in IPv6.
+const fn is_on_link(address: &IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
 /// The groups of a machine, as the host's networks call them.

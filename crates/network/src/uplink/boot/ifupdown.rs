@@ -10,7 +10,11 @@ pub(super) fn keeper(root: &Path, wanted: Wanted<'_>) -> Result<Option<Keeper>> 
     let mut touched = Vec::new();
     for path in files(root) {
         let Some(before) = read(&path)? else { continue };
-        if let Some(after) = bridged(&before, wanted) {
+        let after = bridged(&before, wanted).map_err(|why| NetworkError::Uplink {
+            interface: wanted.port.to_string(),
+            why: format!("{}: {why}; or --until-boot", path.display()),
+        })?;
+        if let Some(after) = after {
             touched.push((path, before, after));
         }
     }
@@ -55,13 +59,38 @@ fn files(root: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
+/// What options of a stanza begin with by which ifupdown, or a program of its, makes the interface itself: under another name it
+/// would make another one.
+const MAKES_IT: [&str; 6] = ["bond", "slaves", "vlan", "bridge", "wpa", "tunnel"];
+
 /// The text with the bridge in place of the interface; none if it says nothing of it.
-fn bridged(text: &str, wanted: Wanted<'_>) -> Option<String> {
+///
+/// # Errors
+/// Why it can't be said with certainty what the next boot would make of it.
+fn bridged(text: &str, wanted: Wanted<'_>) -> std::result::Result<Option<String>, String> {
     let (port, bridge) = (wanted.port.as_str(), wanted.bridge.as_str());
     let mut out = String::new();
     let (mut within, mut made, mut touched) = (false, false, false);
+    let mut doubt = None;
     for line in text.lines() {
         let words: Vec<&str> = line.split_whitespace().collect();
+        let begins_with = |word: &str| words.first().is_some_and(|first| first.starts_with(word));
+        if line.ends_with('\\') && !begins_with("#") {
+            doubt = Some("has lines that go on in the next one: write each as one line".to_owned());
+        }
+        if begins_with("source") && !line.contains("interfaces.d") {
+            doubt = Some(
+                "has its lines from other places than interfaces.d, too: put them there".to_owned(),
+            );
+        }
+        let is_made = MAKES_IT.iter().any(|word| begins_with(word))
+            || (line.contains("ip link add") && !line.contains(&format!("ip link add {bridge} ")));
+        if within && is_made || words.get(..2) == Some(&["iface", port]) && port.contains('.') {
+            doubt = Some(format!(
+                "ifupdown makes {port} itself, by `{}`: write the bridge there by hand",
+                line.trim()
+            ));
+        }
         match words.as_slice() {
             [word, rest @ ..] if *word == "auto" || word.starts_with("allow-") => {
                 within = false;
@@ -112,7 +141,14 @@ fn bridged(text: &str, wanted: Wanted<'_>) -> Option<String> {
             }
         }
     }
-    touched.then_some(out)
+    match doubt {
+        _ if !touched => Ok(None),
+        Some(doubt) => Err(doubt),
+        None if !made => Err(format!(
+            "has no `iface {port}`, only that it is set up: write both here"
+        )),
+        None => Ok(Some(out)),
+    }
 }
 
 /// How the bridge is made before it gets its addresses; without the package `bridge-utils`, which not every host has.
@@ -173,7 +209,7 @@ mod tests {
             auto eth0 eth1\nallow-hotplug eth1\n# The site.\niface eth1 inet static\n\taddress 192.0.2.5/24\n\
             \tgateway 192.0.2.1\n\tup ip route add 198.51.100.0/24 via 192.0.2.2 dev eth1\niface eth1 inet6 auto\n\
             iface eth10 inet manual\n\tup echo eth1\n";
-        let after = bridged(before, wanted).unwrap();
+        let after = bridged(before, wanted).unwrap().unwrap();
         assert_eq!(
             after,
             "source /etc/network/interfaces.d/*\n\nauto lo\niface lo inet loopback\n\n\
@@ -189,6 +225,22 @@ mod tests {
             \tgateway 192.0.2.1\n\tup ip route add 198.51.100.0/24 via 192.0.2.2 dev br-eth1\niface br-eth1 inet6 auto\n\
             iface eth10 inet manual\n\tup echo eth1\n"
         );
-        assert_eq!(bridged("iface eth10 inet dhcp\n", wanted), None);
+        assert_eq!(bridged("iface eth10 inet dhcp\n", wanted), Ok(None));
+        for doubtful in [
+            "auto eth1\n",
+            "source /etc/network/site/*\nauto eth1\niface eth1 inet dhcp\n",
+            "auto eth0 \\\n  eth1\niface eth1 inet dhcp\n",
+            "iface eth1 inet manual\n    bond-slaves eth2 eth3\n",
+            "iface eth1 inet manual\n    vlan-raw-device eth0\n",
+            "iface eth1 inet static\n    pre-up ip link add eth1 type dummy\n",
+        ] {
+            assert!(bridged(doubtful, wanted).is_err(), "{doubtful}");
+        }
+        let port = "eth0.7".parse().unwrap();
+        let of_vlan = Wanted {
+            port: &port,
+            ..wanted
+        };
+        assert!(bridged("auto eth0.7\niface eth0.7 inet dhcp\n", of_vlan).is_err());
     }
 }

@@ -9,6 +9,8 @@ use crate::error::{NetworkError, Result};
 /// Where the daemon tells by which file it set up a link.
 const LINKS: &str = "run/systemd/netif/links";
 const FOLDER: &str = "etc/systemd/network";
+/// What names of our files begin with: the first that matches an interface counts.
+const FIRST: &str = "05-stratus";
 
 pub(super) fn keeper(root: &Path, index: u32, wanted: Wanted<'_>) -> Result<Option<Keeper>> {
     let Some(link) = read(&root.join(LINKS).join(index.to_string()))? else {
@@ -29,6 +31,15 @@ pub(super) fn keeper(root: &Path, index: u32, wanted: Wanted<'_>) -> Result<Opti
             interface: wanted.port.to_string(),
             why: format!(
                 "systemd-networkd sets it up by {file} with {more}: put all into that one file"
+            ),
+        });
+    }
+    let name = Path::new(file).file_name().unwrap_or_default();
+    if name.to_string_lossy().as_ref() < FIRST {
+        return Err(NetworkError::Uplink {
+            interface: wanted.port.to_string(),
+            why: format!(
+                "systemd-networkd sets it up by {file}, which comes before `{FIRST}…` at the next boot: rename it to 10-…"
             ),
         });
     }
@@ -58,9 +69,9 @@ pub(super) fn keeper(root: &Path, index: u32, wanted: Wanted<'_>) -> Result<Opti
     };
     // The port's last: with the others alone the interface is set up as before.
     let changes = vec![
-        change(format!("05-stratus-{bridge}.netdev"), netdev)?,
-        change(format!("05-stratus-{bridge}.network"), of_bridge)?,
-        change(format!("05-stratus-{port}-port.network"), of_port)?,
+        change(format!("{FIRST}-{bridge}.netdev"), netdev)?,
+        change(format!("{FIRST}-{bridge}.network"), of_bridge)?,
+        change(format!("{FIRST}-{port}-port.network"), of_port)?,
     ];
     Ok(Some(Keeper::Files {
         name: "systemd-networkd",

@@ -254,7 +254,7 @@ async fn what_is_damaged_before_it_is_proven_is_told_and_never_proven() {
     world.start_with(settings(&world), None).await;
     let is_told = |image: &Image| {
         let reason = image.reason.as_deref().unwrap_or_default();
-        reason.contains("isn't what was written")
+        image.state == ImageState::Error && reason.contains("isn't what was written")
     };
     let told = world.until::<Image>(local, is_told).await;
     assert!(!is_proven(&told));
