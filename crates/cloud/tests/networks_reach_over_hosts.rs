@@ -25,7 +25,7 @@ async fn join(world: &World, count: u8, network: &str) {
     });
     tokio::select! {
         () = all => {}
-        () = world.cloud.run(Retention::default()) => panic!("its work has no end"),
+        () = Box::pin(world.cloud.run(Retention::default())) => panic!("its work has no end"),
     }
 }
 

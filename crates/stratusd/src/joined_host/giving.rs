@@ -117,7 +117,7 @@ impl Place {
                     return;
                 }
                 Err(error) => {
-                    tracing::debug!(address = %self.address, %error, "nobody can listen there yet")
+                    tracing::debug!(address = %self.address, %error, "nobody can listen there yet");
                 }
             }
         }
