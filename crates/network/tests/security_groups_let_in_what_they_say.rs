@@ -173,6 +173,64 @@ fn only_what_is_allowed_comes_in_and_answers_to_what_was_asked() {
     connection(&six, machine(5).ip, &closed);
 }
 
+/// A socket that shares its port with others.
+fn shared(at: SocketAddr) -> tokio::net::TcpSocket {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.set_reuseport(true).unwrap();
+    socket.bind(at).unwrap();
+    socket
+}
+
+fn inside<T: Send>(namespace: &Namespace, work: impl AsyncFnOnce() -> T + Send) -> T {
+    namespace.enter(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(work())
+    })
+}
+
+#[test]
+fn by_the_ports_of_what_a_machine_began_nobody_begins_anything() {
+    if !can_run(&PROGRAMS) {
+        return;
+    }
+    let lan = Lan::new();
+    let site = Site::new(&lan, 1, &[]);
+    let [five, six] = [5, 6].map(|n| site.guest(&machine(n)));
+    Told::default().rules("closed", []).at(&site);
+    site.has(&[with_groups(5, &["closed"]), machine(6)]);
+    let at_six = SocketAddr::from((machine(6).ip, 4000));
+    let at_five = SocketAddr::from((machine(5).ip, 5000));
+    let listener = inside(&six, async || {
+        let listener = shared(at_six).listen(8).unwrap();
+        listener.into_std().unwrap()
+    });
+    listener.set_nonblocking(false).unwrap();
+    let (open, begun) = inside(&five, async || {
+        let open = shared(at_five).listen(8).unwrap();
+        let begun = shared(at_five).connect(at_six).await.unwrap();
+        (open.into_std().unwrap(), begun.into_std().unwrap())
+    });
+    let (answered, from) = listener.accept().unwrap();
+    assert_eq!(from, at_five);
+    // Who ends it first has its ports for another minute.
+    drop(begun);
+    answered.set_read_timeout(Some(LATE)).unwrap();
+    assert_eq!((&answered).read(&mut [0]).unwrap(), 0);
+    drop((answered, listener));
+    let refused = site.counted("refused_by_groups");
+    let again = inside(&six, async || {
+        let connecting = shared(at_six).connect(at_five);
+        tokio::time::timeout(SHORT * 4, connecting).await.is_ok()
+    });
+    assert!(!again, "by the ports of the old connection");
+    assert!(site.counted("refused_by_groups") > refused);
+    drop(open);
+}
+
 #[test]
 fn outward_rules_bound_what_a_machine_begins_and_not_what_it_answers() {
     if !can_run(&PROGRAMS) {

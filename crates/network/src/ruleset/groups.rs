@@ -357,14 +357,19 @@ impl Family {
                 false => format!("{of} @{set} accept"),
             };
             let (own, other) = (format!("{set}{n}"), format!("{set}_other{n}"));
+            // What begins a connection is no answer, be it by the ports of an old one.
+            let tcp = match answers {
+                true => "tcp flags & (syn | ack) != syn",
+                false => "meta l4proto tcp",
+            };
             for rule in [
                 format!(
                     "tcp flags & (fin | rst) != 0 {ports} @{set}{n} update @closing{n} {{ {ports} timeout {TCP_ENDS} }}"
                 ),
                 format!(
-                    "{ports} @closing{n} {ports} @{set}{n} update @{set}{n} {{ {ports} timeout {TCP_ENDS} }} accept"
+                    "{tcp} {ports} @closing{n} {ports} @{set}{n} update @{set}{n} {{ {ports} timeout {TCP_ENDS} }} accept"
                 ),
-                format!("meta l4proto tcp {}", prolong(&own, ports, TCP)),
+                format!("{tcp} {}", prolong(&own, ports, TCP)),
                 format!("meta l4proto udp {}", prolong(&own, ports, OTHER)),
                 format!("{rest} {}", prolong(&other, peer, OTHER)),
             ] {
