@@ -11,9 +11,15 @@ use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use tokio::sync::Mutex;
+
 use crate::error::{NetworkError, Result};
 use crate::files::write_atomically;
 use crate::links::Links;
+
+/// One network at a time: two that are the first together would write one note, and one that is the last would switch off
+/// what another switches on. The system's setting is one as well, so this is one for the process.
+static TURN: Mutex<()> = Mutex::const_new(());
 
 // Answered for the network namespace of the thread that opens them.
 const IPV4: Family = Family {
@@ -50,8 +56,10 @@ impl<'a> Forwarding<'a> {
         Self { directory }
     }
 
-    /// Switches IPv4's on if it is off, and IPv6's if the guests have that.
+    /// Switches IPv4's on if it is off, and IPv6's if the guests have that. The network has its bridge already, by which
+    /// others know that forwarding is needed.
     pub(crate) async fn switch_on(&self, with_ipv6: bool) -> Result<()> {
+        let _turn = TURN.lock().await;
         if !IPV4.is_on().await? {
             self.note(&IPV4, &BTreeSet::new()).await?;
             IPV4.switch("1").await?;
@@ -77,6 +85,7 @@ impl<'a> Forwarding<'a> {
 
     /// Switches off what we switched on, unless another network on this host still needs it.
     pub(crate) async fn put_back(&self, links: &Links) -> Result<()> {
+        let _turn = TURN.lock().await;
         if !links.bridges_of_stratus().await?.is_empty() {
             return Ok(());
         }

@@ -271,16 +271,7 @@ fn forwarding_is_put_back_by_whoever_takes_the_last_network_down() {
         test.namespace
             .enter(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", value).unwrap());
     };
-    let mut second = test.config.clone();
-    second.instance = "u".parse().unwrap();
-    second.directory = test.folder.path().join("net2");
-    second.network = "172.17.0.0/24".parse().unwrap();
-    second.gateway = Ipv4Addr::new(172, 17, 0, 1);
-    let remove = async |config: &BridgedConfig| {
-        NetworkHost::remove(&NetworkConfig::Bridged(config.clone()))
-            .await
-            .unwrap();
-    };
+    let second = another_network(&test);
     for before in ["0", "1"] {
         set(before);
         test.run(async |_first| {
@@ -301,6 +292,53 @@ fn forwarding_is_put_back_by_whoever_takes_the_last_network_down() {
             });
         });
     }
+}
+
+#[test]
+fn networks_that_come_and_go_at_once_agree_about_forwarding() {
+    if !can_run(&["dnsmasq", "nft"]) {
+        return;
+    }
+    let test = TestHost::new();
+    let (first, second) = (&test.config, &another_network(&test));
+    let forwards = || std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap();
+    let open = async |config: &BridgedConfig| {
+        NetworkHost::open(NetworkConfig::Bridged(config.clone()))
+            .await
+            .unwrap()
+    };
+    test.namespace.enter(|| {
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
+        tokio::runtime::Runtime::new().unwrap().block_on(async {
+            for _ in 0..10 {
+                drop(futures::join!(open(first), open(second)));
+                assert_eq!(forwards().trim(), "1", "both need it");
+                futures::join!(remove(first), remove(second));
+                assert_eq!(forwards().trim(), "0", "neither needs it");
+                drop(open(first).await);
+                drop(futures::join!(remove(first), open(second)));
+                assert_eq!(forwards().trim(), "1", "the one that came needs it");
+                remove(second).await;
+                assert_eq!(forwards().trim(), "0", "nobody needs it");
+            }
+        });
+    });
+}
+
+fn another_network(test: &TestHost) -> BridgedConfig {
+    BridgedConfig {
+        instance: "u".parse().unwrap(),
+        directory: test.folder.path().join("net2"),
+        network: "172.17.0.0/24".parse().unwrap(),
+        gateway: Ipv4Addr::new(172, 17, 0, 1),
+        ..test.config.clone()
+    }
+}
+
+async fn remove(config: &BridgedConfig) {
+    NetworkHost::remove(&NetworkConfig::Bridged(config.clone()))
+        .await
+        .unwrap();
 }
 
 #[test]
