@@ -52,6 +52,7 @@ impl Cloud {
             common: Self::common_for(context, now)?,
             rules: Vec::new(),
             reached: BTreeMap::new(),
+            problem: None,
             leaving: false,
             unknown: Unknown::new(),
         };
@@ -445,6 +446,13 @@ impl Public for SecurityGroup {
 
     fn own_attributes(&self, _documents: &Documents) -> Map<String, Value> {
         let rules = json!({"href": format!("{}/rules", self.id)});
-        Map::from_iter([("rules".to_owned(), rules)])
+        let problem = self
+            .problem
+            .clone()
+            .map(|problem| ("problem", json!(problem)));
+        let shown = [("rules", rules)].into_iter().chain(problem);
+        shown
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect()
     }
 }

@@ -441,6 +441,12 @@ async fn furnished(world: &World) -> Cloud {
     };
     let job = world.documents.jobs.all().remove(0);
     world.documents.update(job.id(), part).await.unwrap();
+    let problem = |group: &mut cimi::resources::SecurityGroup| {
+        group.problem = Some("text".to_owned());
+        Ok::<_, CloudError>(true)
+    };
+    let group = world.documents.security_groups.all().remove(0);
+    world.documents.update(group.id(), problem).await.unwrap();
     // On its way, and moved before.
     let way = Timestamp::now();
     let moved = |machine: &mut Machine| {

@@ -201,6 +201,7 @@ async fn it_sees_the_security_groups_of_its_machines_and_changes_none() {
         common: Common::new(Acl::owned_by_user("ada"), Timestamp::now()),
         rules: Vec::new(),
         reached: std::collections::BTreeMap::new(),
+        problem: None,
         leaving: false,
         unknown: serde_json::Map::new(),
     };

@@ -1,17 +1,18 @@
 //! The bridge the machines of this host share, with the host's own address on it.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use futures::TryStreamExt;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
+use rtnetlink::packet_route::address::{
+    AddressAttribute, AddressHeaderFlags, AddressMessage, CacheInfo,
+};
 use rtnetlink::packet_route::link::{BridgeStpState, LinkAttribute};
 use rtnetlink::packet_route::route::{RouteProtocol, RouteScope};
 use rtnetlink::{LinkBridge, LinkUnspec, RouteMessageBuilder};
 
-use crate::address::{Ipv4Network, MacAddr};
+use crate::address::{Ipv4Network, MacAddr, MacPrefix};
 use crate::error::{NetworkError, Result};
 use crate::ipv6::{Ipv6Prefix, LINK_LOCAL, PREFIX_LENGTH};
 use crate::links::{EEXIST, Links, kernel_code, within};
@@ -163,6 +164,10 @@ fn overlap(spec: &BridgeSpec, theirs: &AddressMessage) -> Option<(String, IpAddr
 
 /// Prefix of the host's own address: it is one address of the network, whose prefix the gateway's has.
 const SINGLE: u8 = 32;
+/// As [`SINGLE`], of IPv6.
+const SINGLE6: u8 = 128;
+/// The metric of the routes that the kernel makes with IPv6 addresses (`IP6_RT_PRIO_ADDRCONF`).
+const KERNELS_METRIC: u32 = 256;
 
 /// Exactly our addresses on the bridge: one of an earlier configuration would answer for a network that is no more.
 async fn ensure_addresses(links: &Links, spec: &BridgeSpec, index: u32) -> Result<()> {
@@ -214,14 +219,14 @@ async fn ensure_addresses(links: &Links, spec: &BridgeSpec, index: u32) -> Resul
     Ok(())
 }
 
-/// Exactly the gateway's addresses: that of the network, and that of the link, from which routers advertise themselves.
+/// Exactly the gateway's addresses, that of the network and that of the link, from which routers advertise themselves; and the
+/// host's own of both.
 async fn ensure_ipv6_addresses(
     links: &Links,
     spec: &BridgeSpec,
     index: u32,
     prefix: Ipv6Prefix,
 ) -> Result<()> {
-    let mut missing = BTreeSet::from([prefix.gateway(), LINK_LOCAL.gateway()]);
     let listing = links
         .handle
         .address()
@@ -229,33 +234,107 @@ async fn ensure_ipv6_addresses(
         .set_link_index_filter(index)
         .execute();
     let all: Vec<AddressMessage> = within("listing addresses", listing.try_collect()).await?;
-    for message in all {
-        if message.header.family != AddressFamily::Inet6 || message.header.index != index {
+    let standing: Vec<_> = all
+        .into_iter()
+        .filter(|m| m.header.family == AddressFamily::Inet6 && m.header.index == index)
+        .map(|message| (ipv6_address_of(&message), message))
+        .collect();
+    let own = spec.host_address.map(|ip| MacPrefix::default().mac(ip));
+    let own_on = |of: Ipv6Prefix| own.map(|mac| of.address_of(mac));
+    // In this order: when the host asks for neighbours of those for whom it forwards, the kernel takes the oldest address of the
+    // link, which has to be its own. It goes for nothing else: what advertises a router is to have the gateway's.
+    let wanted = [
+        own_on(LINK_LOCAL).map(|address| (address, PREFIX_LENGTH, Use::Neighbours)),
+        Some((LINK_LOCAL.gateway(), PREFIX_LENGTH, Use::All)),
+        Some((prefix.gateway(), PREFIX_LENGTH, Use::All)),
+        own_on(prefix).map(|address| (address, SINGLE6, Use::All)),
+    ];
+    let wanted: Vec<_> = wanted.into_iter().flatten().collect();
+    let stands = |address: Ipv6Addr, length: u8| {
+        standing
+            .iter()
+            .any(|(is, _)| *is == Some((address, length)))
+    };
+    let anew = own_on(LINK_LOCAL).is_some_and(|own| !stands(own, PREFIX_LENGTH));
+    let is_kept = |is: &Option<(Ipv6Addr, u8)>| {
+        let same = |&&(address, length, _): &&(Ipv6Addr, u8, Use)| *is == Some((address, length));
+        wanted
+            .iter()
+            .find(same)
+            .is_some_and(|(address, ..)| !anew || *address != LINK_LOCAL.gateway())
+    };
+    let (kept, old): (Vec<_>, Vec<_>) = standing.iter().partition(|(is, _)| is_kept(is));
+    for (_, message) in old {
+        remove_address(links, spec, message.clone()).await?;
+    }
+    for (address, length, used_for) in &wanted {
+        if kept.iter().any(|(is, _)| *is == Some((*address, *length))) {
             continue;
         }
-        let has = |wanted: &&Ipv6Addr| {
-            let address = AddressAttribute::Address(IpAddr::V6(**wanted));
-            message.header.prefix_len == PREFIX_LENGTH && message.attributes.contains(&address)
-        };
-        let known = missing.iter().find(has).copied();
-        if let Some(known) = known {
-            missing.remove(&known);
-        } else {
-            remove_address(links, spec, message).await?;
-        }
-    }
-    for address in missing {
         let addresses = links.handle.address();
-        let mut request = addresses.add(index, address.into(), PREFIX_LENGTH);
-        // All hosts of a network have it, and it is to be usable at once.
-        request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        let mut request = addresses.add(index, (*address).into(), *length);
+        let message = request.message_mut();
+        // All hosts of a network have the gateway's, and each is to be usable at once.
+        message.header.flags |= AddressHeaderFlags::Nodad;
+        if let Use::Neighbours = used_for {
+            let mut lifetime = CacheInfo::default();
+            (lifetime.ifa_preferred, lifetime.ifa_valid) = (0, u32::MAX);
+            message
+                .attributes
+                .push(AddressAttribute::CacheInfo(lifetime));
+        }
         within(
             &format!("giving {address} to {}", spec.name),
             request.replace().execute(),
         )
         .await?;
     }
-    Ok(())
+    match own_on(prefix) {
+        Some(own) => ensure_ipv6_route(links, spec, index, prefix, own).await,
+        None => Ok(()),
+    }
+}
+
+/// What an address of the host is used for by itself.
+#[derive(Clone, Copy)]
+enum Use {
+    /// Everything.
+    All,
+    /// Questions for neighbours, and nothing else: it is no address that is preferred (RFC 6724 §5, rule 3).
+    Neighbours,
+}
+
+/// The route that the kernel made with the gateway's address, with the source that we are to speak from. It forgets that by
+/// itself when the address goes.
+async fn ensure_ipv6_route(
+    links: &Links,
+    spec: &BridgeSpec,
+    index: u32,
+    prefix: Ipv6Prefix,
+    own: Ipv6Addr,
+) -> Result<()> {
+    let route = RouteMessageBuilder::<Ipv6Addr>::new()
+        .destination_prefix(prefix.address(), PREFIX_LENGTH)
+        .output_interface(index)
+        .protocol(RouteProtocol::Kernel)
+        .priority(KERNELS_METRIC)
+        .pref_source(own)
+        .build();
+    within(
+        &format!("routing {prefix} to {}", spec.name),
+        links.handle.route().add(route).replace().execute(),
+    )
+    .await
+}
+
+fn ipv6_address_of(message: &AddressMessage) -> Option<(Ipv6Addr, u8)> {
+    message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            AddressAttribute::Address(IpAddr::V6(ip)) => Some((*ip, message.header.prefix_len)),
+            _ => None,
+        })
 }
 
 fn address_of(message: &AddressMessage) -> Option<(Ipv4Addr, u8)> {

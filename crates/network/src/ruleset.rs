@@ -74,6 +74,9 @@ pub const SPOOF_COUNTERS: [&str; 9] = [
 pub(crate) const ALWAYS: [&str; 2] = ["bridge", "ip"];
 const IPV6: &str = "ip6";
 
+/// By it QEMU says where a guest is that has just come, if that doesn't itself: switches learn its MAC, and nobody else listens.
+const RARP: &str = "0x8035";
+
 /// Taps whose rates can be counted at once; those beyond are not limited.
 const MOST_TAPS: u32 = 65_535;
 
@@ -223,7 +226,9 @@ impl Ruleset {
         );
         rule(
             "guests",
-            "ether type vmap { ip : goto ipv4_sender, arp : goto arp_sender, ip6 : goto ipv6_sender }",
+            &format!(
+                "ether type vmap {{ ip : goto ipv4_sender, arp : goto arp_sender, ip6 : goto ipv6_sender, {RARP} : accept }}"
+            ),
         );
         rule("guests", "counter name other_protocol drop");
         // 0.0.0.0 is the probe of duplicate address detection (RFC 5227): it claims nothing.

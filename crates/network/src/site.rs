@@ -45,7 +45,11 @@ pub(crate) fn service_of(network: Ipv4Network) -> (Ipv4Network, Ipv4Addr) {
     // its first 256 nor of its last, which are reserved.
     let mixed = network.address().to_bits().wrapping_mul(0x9e37_79b1) >> 18;
     let [.., high, low] = mixed.to_be_bytes();
-    let third = 1 + (high << 2 | low >> 6) % 253;
+    let third = match 1 + (high << 2 | low >> 6) % 253 {
+        // Where machines of other clouds, as this host may be one, have their metadata (169.254.169.254).
+        169 => 254,
+        third => third,
+    };
     let own = Ipv4Addr::new(169, 254, third, (low & 0x3f) << 2 | 1);
     (Ipv4Network::of_four(own), own)
 }
@@ -173,7 +177,7 @@ mod tests {
         let of = |network: &str| {
             let (network, own) = service_of(network.parse().unwrap());
             assert!(network.has_host(own), "{network} {own}");
-            assert!(own.is_link_local() && ![0, 255].contains(&own.octets()[2]));
+            assert!(own.is_link_local() && ![0, 169, 255].contains(&own.octets()[2]));
             own
         };
         assert_eq!(of("192.0.2.0/24"), of("192.0.2.0/24"));
@@ -182,5 +186,8 @@ mod tests {
         let neighbours: std::collections::BTreeSet<_> =
             (0..64).map(|n| of(&format!("192.168.{n}.0/24"))).collect();
         assert_eq!(neighbours.len(), 64);
+        for (high, low) in (0..=255).flat_map(|high| (0..=255).map(move |low| (high, low))) {
+            of(&format!("10.{high}.{low}.0/24"));
+        }
     }
 }

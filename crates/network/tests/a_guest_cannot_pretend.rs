@@ -4,8 +4,8 @@
 use std::net::Ipv4Addr;
 
 use crate::support::frames::{
-    BROADCAST, arp, dhcp_discover, ethernet, plugged, received_until, router_advertisement, send,
-    udp,
+    BROADCAST, arp, dhcp_discover, ethernet, plugged, rarp, received_until, router_advertisement,
+    send, udp,
 };
 use crate::support::{TestHost, can_run, machine};
 use network::MacAddr;
@@ -30,6 +30,7 @@ fn spoofed_frames_are_counted_and_arrive_nowhere() {
 
         let lies = [
             ("spoofed_mac", arp(victim.mac, victim.mac, victim.ip)),
+            ("spoofed_mac", rarp(victim.mac)),
             (
                 "spoofed_mac",
                 udp(MacAddr([2, 0, 0, 0, 0, 9]), (me.ip, 1000), 2000, &[7; 40]),
@@ -64,6 +65,7 @@ fn spoofed_frames_are_counted_and_arrive_nowhere() {
             arp(me.mac, me.mac, me.ip),
             arp(me.mac, me.mac, Ipv4Addr::UNSPECIFIED),
             dhcp_discover(me.mac, me.mac),
+            rarp(me.mac),
         ];
         for frame in &honest {
             send(&mine, frame);
@@ -94,7 +96,7 @@ fn spoofed_frames_are_counted_and_arrive_nowhere() {
         let packets = host.audit().await.unwrap().packets;
         assert_eq!(
             packets.get("spoofed_mac"),
-            Some(&3),
+            Some(&4),
             "counters go on counting over a reconciliation"
         );
     });

@@ -243,7 +243,7 @@ fn a_network_gets_ipv6_and_loses_it_under_running_guests() {
         wanted.push(machine(6));
         host.reconcile(&wanted).await.unwrap();
         goes_on();
-        has_address(&guest, &five);
+        has_address(&guest, global(&five));
         assert!(pings(&guest, ROUTER, "56"));
         assert_eq!(host.audit().await.unwrap().missing, Vec::<String>::new());
     });

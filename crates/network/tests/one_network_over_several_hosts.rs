@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 
 use crate::support::frames::{BROADCAST, arp, dhcp_discover, ethernet, plugged, received_until};
-use crate::support::frames::{router_advertisement, send, udp};
+use crate::support::frames::{rarp, router_advertisement, send, udp};
 use crate::support::lan::{
     Lan, Site, Stranger, carries, connect, connection, host_address, in_tunnel, listen, overlay,
     send_in_tunnel, underlay,
@@ -359,13 +359,17 @@ fn only_what_a_guest_of_the_network_can_send_comes_out_of_the_tunnel() {
         send_in_tunnel(&peer.namespace, frame, 1);
     }
     send_in_tunnel(&stranger.namespace, &say(me.mac, me.ip), 1);
+    send_in_tunnel(&peer.namespace, &rarp(me.mac), 1);
+    send_in_tunnel(&peer.namespace, &rarp(foreign), 1);
     let last = udp(me.mac, (me.ip, 1000), 2000, &[9; 40]);
     send_in_tunnel(&peer.namespace, &last, 1);
     let arrived = received_until(&tap, &last);
+    assert!(arrived.contains(&rarp(me.mac)), "{arrived:02x?}");
+    assert!(!arrived.contains(&rarp(foreign)), "{arrived:02x?}");
     for frame in lies.iter().chain([&say(me.mac, me.ip)]) {
         assert!(!arrived.contains(frame), "{frame:02x?} arrived");
     }
-    assert_eq!(site.counted("tunnel_refused"), lies.len() as u64);
+    assert_eq!(site.counted("tunnel_refused"), lies.len() as u64 + 1);
     assert_eq!(site.counted("tunnel_stranger"), 1);
 }
 
@@ -396,9 +400,14 @@ fn what_belongs_to_a_host_does_not_leave_it() {
     say(namespace, GATEWAY, elsewhere(&known), b"hello");
     say(namespace, GATEWAY, elsewhere(&unknown), b"hello");
     say(namespace, host_address(1), elsewhere(&known), b"hello");
+    // A guest that has come says so.
+    send(&tap, &rarp(me.mac));
     let last = udp(me.mac, (me.ip, 1000), 2000, &[9; 40]);
     send(&tap, &last);
-    let left = peer.received_until(&last);
+    let mut left = peer.received_until(&last);
+    let all = left.len();
+    left.retain(|frame| *frame != rarp(me.mac));
+    assert_eq!(all - left.len(), 1, "{left:02x?}");
     for frame in &kept {
         assert!(!left.contains(frame), "{frame:02x?} left");
     }

@@ -1,16 +1,22 @@
 //! The same network on several hosts is one by IPv6 too; what belongs to each host stays there.
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that panics has failed
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::support::frames::{plugged, received_until, send};
 use crate::support::ipv6::{
     self, ALL_NODES, ALL_ROUTERS, DHCP_SERVERS, ICMP, ROUTER, UDP, behind, global, local,
-    make_address, neighbour, packet, pings, prefix, udp,
+    make_address, make_address_of, neighbour, packet, pings, prefix, udp,
 };
-use crate::support::lan::{Lan, Site, Stranger, carries, connection, listen_at, send_in_tunnel};
+use crate::support::lan::{
+    Lan, Site, Stranger, carries, connect, connection, host_address, listen_at, overlay,
+    send_in_tunnel,
+};
 use crate::support::{AAAA, Namespace, ask, can_run, machine};
-use network::{MacAddr, MacPrefix};
+use network::{
+    BridgedConfig, Ipv6Prefix, MacAddr, MacPrefix, NetworkConfig, NetworkHost, Overlay,
+    PlugRequest, Vni,
+};
 
 const ANY: Ipv6Addr = Ipv6Addr::UNSPECIFIED;
 /// The network between the hosts: the world has the last address.
@@ -25,6 +31,19 @@ fn site(lan: &Lan, n: u8, peers: &[u8]) -> Site {
     let namespace = &site.test.namespace;
     namespace.ip(&format!("addr add {}/64 dev up0 nodad", underlay(n)));
     site
+}
+
+/// By what the n-th host speaks to guests, on the network and on the link.
+fn own(n: u8) -> [Ipv6Addr; 2] {
+    let me = PlugRequest {
+        mac: own_mac(n),
+        ..machine(n)
+    };
+    [global(&me), local(&me)]
+}
+
+fn own_mac(n: u8) -> MacAddr {
+    MacPrefix::default().mac(host_address(n))
 }
 
 /// A guest that has made its address.
@@ -45,9 +64,14 @@ fn guests_reach_each_other_and_the_world_wherever_they_are() {
         .ip(&format!("addr add {}/64 dev sw0 nodad", underlay(254)));
     let (first, second) = (site(&lan, 1, &[1, 2]), site(&lan, 2, &[1, 2]));
     let (five, six) = (guest(&first, 5), guest(&second, 6));
+    let hosts = [&first.test.namespace, &second.test.namespace];
     for (from, to, at, seen_as) in [
         (&five, global(&machine(6)), &six, global(&machine(5))),
         (&six, global(&machine(5)), &five, global(&machine(6))),
+        // The hosts themselves, the last one with the neighbours that the first of them made.
+        (hosts[0], global(&machine(6)), &six, own(1)[0]),
+        (hosts[0], global(&machine(5)), &five, own(1)[0]),
+        (hosts[1], global(&machine(5)), &five, own(2)[0]),
         // Each by its own host.
         (&five, underlay(254), &lan.0, underlay(1)),
         (&six, underlay(254), &lan.0, underlay(2)),
@@ -60,6 +84,17 @@ fn guests_reach_each_other_and_the_world_wherever_they_are() {
     for site in [&first, &second] {
         assert_eq!(site.missing(), Vec::<String>::new());
         assert_eq!(site.counted("tunnel_refused"), 0);
+    }
+    // They don't reach a host by that address, neither theirs nor another's, and no router is there.
+    let (_on_host, port) = listen_at(hosts[0], ANY);
+    for guest in [&five, &six] {
+        assert!(connect(guest, own(1)[0], port).is_err());
+        let routes = guest.command("ip", &["-6", "route", "show", "default"]);
+        let routes = String::from_utf8(routes.stdout).unwrap();
+        assert!(
+            routes.contains("via fe80::1 ") && routes.lines().count() == 1,
+            "{routes}"
+        );
     }
 
     // The router is the one of the own host, by both of its addresses, and by no other host.
@@ -78,6 +113,77 @@ fn guests_reach_each_other_and_the_world_wherever_they_are() {
     bridge.ip(&format!("addr del {gateway}/64 dev stt-br0"));
     bridge.ip(&format!("addr del {ROUTER}/64 dev stt-br0"));
     assert_eq!(router_answers(), [false, false]);
+}
+
+#[test]
+fn guests_of_two_networks_of_a_group_reach_each_other_wherever_they_are() {
+    if !can_run(&["dnsmasq", "nft"]) {
+        return;
+    }
+    let lan = Lan::new();
+    let (first, second) = (site(&lan, 1, &[1, 2]), site(&lan, 2, &[1, 2]));
+    let five = guest(&first, 5);
+    // The group's other network, on both hosts, with its guest on the second.
+    let other_prefix: Ipv6Prefix = "fd12:5c31:2::/64".parse().unwrap();
+    let other = Ipv4Addr::new(172, 17, 0, 5);
+    let other = PlugRequest {
+        ip: other,
+        mac: MacPrefix::default().mac(other),
+        ..machine(5)
+    };
+    let networks = [(1, &first), (2, &second)].map(|(n, site)| {
+        let mut config = BridgedConfig::new(
+            "u".parse().unwrap(),
+            site.test.folder.path().join("other"),
+            "172.17.0.0/24".parse().unwrap(),
+            Ipv4Addr::new(172, 17, 0, 1),
+            "other.test".parse().unwrap(),
+        );
+        config.mtu = 1450;
+        config.network6 = Some(other_prefix);
+        config.overlay = Some(Overlay {
+            vni: Vni::new(78).unwrap(),
+            host_address: Some(Ipv4Addr::new(172, 17, 0, 200 + n)),
+            ..overlay(n, &[1, 2])
+        });
+        config.peers.insert(site.test.config.as_peer());
+        site.on(async |host| {
+            host.forward_to([config.as_peer()].into()).await.unwrap();
+            let config = NetworkConfig::Bridged(config);
+            NetworkHost::open(config).await.unwrap()
+        })
+    });
+    let guest = Namespace::new();
+    second.test.namespace.ip(&format!(
+        "link add stu-5 type veth peer name eth0 netns {}",
+        guest.name
+    ));
+    guest.ip(&format!("link set eth0 address {} mtu 1450 up", other.mac));
+    second.on(async |_| {
+        let wanted = std::slice::from_ref(&other);
+        networks[1].reconcile(wanted).await.unwrap();
+    });
+    let address = other_prefix.address_of(other.mac);
+    make_address_of(&guest, address);
+
+    // And once more when nobody knows a neighbour any more, and the answer is the first to be forwarded.
+    for _ in 0..2 {
+        for (from, to, at, seen_as) in [
+            (&five, address, &guest, global(&machine(5))),
+            (&guest, global(&machine(5)), &five, address),
+        ] {
+            let (here, there, seen) = connection(from, to, &listen_at(at, ANY));
+            assert_eq!(seen, IpAddr::from(seen_as));
+            carries(&here, &there);
+            carries(&there, &here);
+        }
+        for namespace in [&first.test.namespace, &second.test.namespace, &five, &guest] {
+            namespace.ip("-6 neigh flush all");
+        }
+    }
+    for site in [&first, &second] {
+        assert_eq!(site.counted("tunnel_refused"), 0);
+    }
 }
 
 #[test]
@@ -147,6 +253,20 @@ fn only_what_a_guest_of_the_network_can_say_comes_out_of_the_tunnel() {
         about(link, 135, global(&machine(5)), Some((1, gateway_mac))),
         about(ANY, 135, gateway, None),
         about(ANY, 136, address, None),
+        // As the host that it comes to.
+        speaks(own(1)[0]),
+        speaks(own(1)[1]),
+        packet(
+            own_mac(1),
+            address,
+            ALL_NODES,
+            UDP,
+            &datagram(address, 2000),
+        ),
+        advertises(own(1)[0], me.mac),
+        advertises(own(1)[1], me.mac),
+        advertises(address, own_mac(1)),
+        about(ANY, 135, own(1)[0], None),
         from(link, 60, &behind(ICMP, &[136; 24])),
     ];
     for frame in &lies {
@@ -156,6 +276,9 @@ fn only_what_a_guest_of_the_network_can_say_comes_out_of_the_tunnel() {
     send_in_tunnel(&peer.namespace, &hidden, 1);
     let honest = [
         speaks(link),
+        // As another host.
+        speaks(own(2)[0]),
+        about(own(2)[1], 135, global(&machine(5)), Some((1, own_mac(2)))),
         about(ANY, 135, address, Some((14, MacAddr([9; 6])))),
         about(ANY, 135, link, None),
         about(link, 135, global(&machine(5)), Some((1, me.mac))),
@@ -205,7 +328,8 @@ fn what_belongs_to_a_host_does_not_leave_it() {
         send(&tap, frame);
     }
     // It looks for a guest that nobody has.
-    pings(&site.test.namespace, global(&machine(9)), "56");
+    let nobody = global(&machine(9));
+    pings(&site.test.namespace, nobody, "56");
     let leaves = asks(global(&machine(6)));
     send(&tap, &leaves);
     let last = packet(
@@ -218,9 +342,37 @@ fn what_belongs_to_a_host_does_not_leave_it() {
     send(&tap, &last);
     let left = peer.received_until(&last);
     assert!(left.contains(&leaves), "{left:02x?}");
+    let mut questions = 0;
     for frame in &left {
-        let is_ipv6 = frame[12..14] == [0x86, 0xdd];
-        assert!(!is_ipv6 || frame[6..12] == me.mac.octets(), "{frame:02x?}");
         assert!(!kept.contains(frame), "{frame:02x?} left");
+        if frame[12..14] != [0x86, 0xdd] || frame[6..12] == me.mac.octets() {
+            continue;
+        }
+        // The host's question, with its own MAC and not the gateway's, and with a sum that is right.
+        assert_eq!(frame[6..12], own_mac(1).octets(), "{frame:02x?}");
+        let source: [u8; 16] = frame[22..38].try_into().unwrap();
+        assert!(own(1).contains(&source.into()), "{frame:02x?}");
+        let message = &frame[54..];
+        let asks_for = [&[135, 0][..], &nobody.octets()].map(<[u8]>::to_vec);
+        assert_eq!(
+            [&message[..2], &message[8..24]].map(<[u8]>::to_vec),
+            asks_for
+        );
+        assert_eq!(message[24..26], [1, 1]);
+        assert_eq!(message[26..32], own_mac(1).octets());
+        assert_eq!(sum_of(frame), 0xffff, "{frame:02x?}");
+        questions += 1;
     }
+    assert!(questions > 0, "{left:02x?}");
+}
+
+/// The one's complement sum that a receiver makes of a message of ICMPv6 (RFC 4443 §2.3): 0xffff if it is whole.
+fn sum_of(frame: &[u8]) -> u32 {
+    let (addresses, message) = (&frame[22..54], &frame[54..]);
+    let words = [addresses, message]
+        .into_iter()
+        .flat_map(|part| part.chunks(2));
+    let sum = words.map(|word| u32::from(word[0]) << 8 | u32::from(word[1]));
+    let sum = sum.sum::<u32>() + message.len() as u32 + u32::from(ICMP);
+    (sum & 0xffff) + (sum >> 16)
 }

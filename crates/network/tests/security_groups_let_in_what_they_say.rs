@@ -272,6 +272,62 @@ fn outward_rules_bound_what_a_machine_begins_and_not_what_it_answers() {
     carries(&its_end, &kept);
 }
 
+/// For how many seconds answers to what was let in are let out.
+fn remembered(site: &Site) -> u64 {
+    let set = ["-j", "list", "set", "bridge", "stratus_t_groups", "asked4"];
+    let listed: serde_json::Value = serde_json::from_slice(&site_command(site, &set)).unwrap();
+    let sets = listed["nftables"].as_array().unwrap();
+    let elements = sets
+        .iter()
+        .filter_map(|part| part["set"]["elem"].as_array());
+    let left: Vec<u64> = elements
+        .flatten()
+        .map(|element| element["elem"]["expires"].as_u64().unwrap())
+        .collect();
+    let [left] = left[..] else {
+        panic!("{listed}");
+    };
+    left
+}
+
+#[test]
+fn what_a_removed_rule_had_let_in_is_not_answered_for_ever() {
+    if !can_run(&PROGRAMS) {
+        return;
+    }
+    let lan = Lan::new();
+    let site = Site::new(&lan, 1, &[]);
+    let [five, six] = [5, 6].map(|n| site.guest(&machine(n)));
+    let ((server, at), (client, _)) = (udp(&five), udp(&six));
+    let outward = rule(Direction::Out, port(1), RulePeer::Anybody);
+    let inward = lets_in(Traffic::Udp(at, at), RulePeer::Anybody);
+    let closed = Told::default().rules("bound", [outward.clone()]);
+    let open = closed.clone().rules("bound", [outward, inward]);
+    open.at(&site);
+    site.has(&[with_groups(5, &["bound"]), machine(6)]);
+    let asks = || client.send_to(b"?", (machine(5).ip, at)).unwrap();
+    asks();
+    let asker = told(&server, LATE).unwrap();
+    let answers = || {
+        server.send_to(b"!", asker).unwrap();
+        told(&client, LATE).unwrap();
+    };
+    answers();
+
+    closed.at(&site);
+    let then = remembered(&site);
+    eventually("it goes on by the time of the last question", || {
+        answers();
+        remembered(&site) + 4 < then
+    });
+    // What is let in is what prolongs it.
+    open.at(&site);
+    let then = remembered(&site);
+    asks();
+    told(&server, LATE).unwrap();
+    assert!(remembered(&site) > then);
+}
+
 /// Bytes that go on all the time, from one end to the other; each is the next.
 struct Flow<'a> {
     ends: AtomicBool,

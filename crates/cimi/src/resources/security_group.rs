@@ -82,6 +82,9 @@ pub struct SecurityGroup {
     /// groups than those of their machines. Kept by `cloud`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub reached: BTreeMap<String, BTreeSet<IpAddr>>,
+    /// Why nobody is let in by a group that rules name. Kept by `cloud`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
     /// It is being removed, and nothing may begin to use it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub leaving: bool,

@@ -11,12 +11,15 @@ use std::{
 use cimi::resources::{Machine, Network, SecurityGroup};
 use documents::{Documents, DocumentsError};
 use store::cache::Changed;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until};
 
 use crate::network;
 
 /// How long a group rests that could not be written (a full disk, a lost store).
 const REST: Duration = Duration::from_secs(1);
+
+/// How many addresses a group may let in by the groups that its rules name: about half of what one document can hold.
+const MOST_REACHED: usize = 10_000;
 
 /// What a machine gives to the groups it is in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +35,10 @@ pub(crate) async fn follow(documents: Documents) {
     let mut networks = documents.networks.changes();
     let mut known: HashMap<Arc<str>, Member> = HashMap::new();
     let mut due: BTreeSet<String> = BTreeSet::new();
+    // Those that could not be written, and when it is tried again: no other waits for that.
+    let mut resting: BTreeMap<String, Instant> = BTreeMap::new();
     loop {
+        let next_try = resting.values().min().copied();
         tokio::select! {
             biased;
             changed = machines.next() => {
@@ -69,12 +75,18 @@ pub(crate) async fn follow(documents: Documents) {
             // When nothing more is known at this moment: what comes together is written once.
             () = std::future::ready(()), if !due.is_empty() => {
                 for local in std::mem::take(&mut due) {
-                    if let Err(error) = write(&documents, &local).await {
-                        tracing::warn!(group = local, %error, "the addresses that a security group is about could not be written; it will be tried again");
-                        due.insert(local);
-                        sleep(REST).await;
+                    match write(&documents, &local).await {
+                        Ok(()) => drop(resting.remove(&local)),
+                        Err(error) => {
+                            tracing::warn!(group = local, %error, "the addresses that a security group is about could not be written; it will be tried again");
+                            resting.insert(local, Instant::now() + REST);
+                        }
                     }
                 }
+            }
+            () = sleep_until(next_try.unwrap_or_else(Instant::now)), if next_try.is_some() => {
+                let now = Instant::now();
+                due.extend(resting.iter().filter(|(_, at)| **at <= now).map(|(local, _)| local.clone()));
             }
         }
     }
@@ -120,14 +132,28 @@ fn reached(documents: &Documents, group: &SecurityGroup) -> BTreeMap<String, BTr
     named.map(|named| (named.to_owned(), of(named))).collect()
 }
 
+/// What is too much lets nobody in: what is written in part, or not at all, would let in whoever has an address next.
+fn bounded(
+    reached: BTreeMap<String, BTreeSet<IpAddr>>,
+) -> (BTreeMap<String, BTreeSet<IpAddr>>, Option<String>) {
+    let count: usize = reached.values().map(BTreeSet::len).sum();
+    if count <= MOST_REACHED {
+        return (reached, None);
+    }
+    let problem = format!(
+        "the machines of the groups that rules name have {count} addresses; with more than {MOST_REACHED} none of them is let in or reached by these rules: name addresses instead, or fewer groups"
+    );
+    (BTreeMap::new(), Some(problem))
+}
+
 async fn write(documents: &Documents, local: &str) -> Result<(), DocumentsError> {
     loop {
         let Some(read) = documents.security_groups.get(local) else {
             return Ok(());
         };
         let mut next = read.document.0.clone();
-        next.reached = reached(documents, &next);
-        if next.reached == read.reached {
+        (next.reached, next.problem) = bounded(reached(documents, &next));
+        if next.reached == read.reached && next.problem == read.problem {
             return Ok(());
         }
         match documents.changes().replace(&read, next).commit().await {
@@ -135,5 +161,23 @@ async fn write(documents: &Documents, local: &str) -> Result<(), DocumentsError>
             Err(error) if error.is_conflict() => {}
             Err(error) => return Err(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_that_would_let_in_too_many_lets_in_nobody_and_says_so() {
+        let with = |count: u32| {
+            let addresses = (0..count).map(|n| IpAddr::from(n.to_be_bytes()));
+            BTreeMap::from([("app".to_owned(), addresses.collect())])
+        };
+        let most = with(MOST_REACHED as u32);
+        assert_eq!(bounded(most.clone()), (most, None));
+        let (reached, problem) = bounded(with(MOST_REACHED as u32 + 1));
+        assert!(reached.is_empty());
+        assert!(problem.is_some_and(|problem| problem.contains("10001 addresses")));
     }
 }

@@ -245,7 +245,10 @@ impl Ruleset {
             ("begin", "refused_outward"),
         ] {
             if chain != "begin" {
-                text.rule(chain, "ether type arp accept");
+                text.rule(
+                    chain,
+                    &format!("ether type {{ arp, {} }} accept", super::RARP),
+                );
             }
             text.rule(
                 chain,
@@ -336,6 +339,18 @@ const FAMILIES: [Family; 2] = [
     },
 ];
 
+/// Which packets of a connection that is known let it be known for longer. Always those that come in: with what is sent alone a
+/// machine could fill a set, and go on for ever by what a rule had let in that is gone.
+#[derive(Clone, Copy)]
+enum Prolongs {
+    /// All but those that begin it.
+    All,
+    /// For the last moments of one that ends.
+    Ends,
+    /// None.
+    Nothing,
+}
+
 impl Family {
     fn rules(&self, text: &mut Text<'_>, near: &str, gateways: Option<&str>) {
         let (n, word, icmp) = (self.number, self.word, self.icmp);
@@ -345,34 +360,40 @@ impl Family {
         let peer_out = format!("iifname . {word} daddr . meta l4proto");
         let rest = format!("meta l4proto != {{ tcp, udp, {icmp} }}");
 
-        // Goes on with what is in a set already. Answers prolong it, and nothing else: else who begins much could fill the set alone.
+        // Goes on with what is in a set already.
         let known = |text: &mut Text<'_>,
                      chain: &str,
                      ports: &str,
                      peer: &str,
                      set: &str,
-                     answers: bool| {
-            let prolong = |set: &str, of: &str, timeout: &str| match answers {
-                true => format!("{of} @{set} update @{set} {{ {of} timeout {timeout} }} accept"),
-                false => format!("{of} @{set} accept"),
-            };
+                     prolongs: Prolongs| {
             let (own, other) = (format!("{set}{n}"), format!("{set}_other{n}"));
-            // What begins a connection is no answer, be it by the ports of an old one.
-            let tcp = match answers {
-                true => "tcp flags & (syn | ack) != syn",
-                false => "meta l4proto tcp",
+            let prolong = |set: &str, of: &str, timeout: &str| match prolongs {
+                Prolongs::All => {
+                    format!("{of} @{set} update @{set} {{ {of} timeout {timeout} }} accept")
+                }
+                Prolongs::Ends | Prolongs::Nothing => format!("{of} @{set} accept"),
             };
-            for rule in [
-                format!(
-                    "tcp flags & (fin | rst) != 0 {ports} @{set}{n} update @closing{n} {{ {ports} timeout {TCP_ENDS} }}"
-                ),
-                format!(
-                    "{tcp} {ports} @closing{n} {ports} @{set}{n} update @{set}{n} {{ {ports} timeout {TCP_ENDS} }} accept"
-                ),
+            // What begins a connection is no answer, be it by the ports of an old one.
+            let tcp = match prolongs {
+                Prolongs::All | Prolongs::Nothing => "tcp flags & (syn | ack) != syn",
+                Prolongs::Ends => "meta l4proto tcp",
+            };
+            let ends = match prolongs {
+                Prolongs::All | Prolongs::Ends => Some(format!(
+                    "{tcp} {ports} @closing{n} {ports} @{own} update @{own} {{ {ports} timeout {TCP_ENDS} }} accept"
+                )),
+                Prolongs::Nothing => None,
+            };
+            let ending = format!(
+                "tcp flags & (fin | rst) != 0 {ports} @{own} update @closing{n} {{ {ports} timeout {TCP_ENDS} }}"
+            );
+            let rules = [
                 format!("{tcp} {}", prolong(&own, ports, TCP)),
                 format!("meta l4proto udp {}", prolong(&own, ports, OTHER)),
                 format!("{rest} {}", prolong(&other, peer, OTHER)),
-            ] {
+            ];
+            for rule in [ending].into_iter().chain(ends).chain(rules) {
                 text.rule(chain, &rule);
             }
         };
@@ -398,7 +419,7 @@ impl Family {
         for rule in self.needed_in {
             text.rule(&arrive, rule);
         }
-        known(text, &arrive, &ports_in, &peer_in, "begun", true);
+        known(text, &arrive, &ports_in, &peer_in, "begun", Prolongs::All);
         text.rule(
             &arrive,
             &format!("{} {peer_in} @begun_other{n} accept", self.echo_reply),
@@ -409,7 +430,14 @@ impl Family {
         for rule in self.needed_out {
             text.rule(&leave, rule);
         }
-        known(text, &leave, &ports_out, &peer_out, "asked", true);
+        known(
+            text,
+            &leave,
+            &ports_out,
+            &peer_out,
+            "asked",
+            Prolongs::Nothing,
+        );
         text.rule(
             &leave,
             &format!("{} {peer_out} @asked_other{n} accept", self.echo_reply),
@@ -420,14 +448,21 @@ impl Family {
         }
 
         let begin = format!("begin{n}");
-        known(text, &begin, &ports_out, &peer_out, "begun", false);
+        known(text, &begin, &ports_out, &peer_out, "begun", Prolongs::Ends);
         text.rule(&begin, "update @begin_rate { iifname limit rate over 1000/second burst 10000 packets } counter name too_many_begun drop");
         begins(text, &begin, &ports_out, &peer_out, "begun");
 
         // A rule has let it in: what is known goes on, else it begins.
         let family = if n == 4 { "ip" } else { "ip6" };
         let mut let_in = Text::of(text.1);
-        known(&mut let_in, "let_in", &ports_in, &peer_in, "asked", false);
+        known(
+            &mut let_in,
+            "let_in",
+            &ports_in,
+            &peer_in,
+            "asked",
+            Prolongs::All,
+        );
         begins(&mut let_in, "let_in", &ports_in, &peer_in, "asked");
         for line in let_in.0.0.lines() {
             // Both families in one chain: what doesn't name addresses would be the other's, too.

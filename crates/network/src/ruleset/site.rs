@@ -1,11 +1,11 @@
-//! What crosses the cable to the site's Ethernet, and what stays on this side: DHCP, our own address, and all but IPv4 and ARP.
+//! What crosses the cable to the site's Ethernet, and what stays on this side: DHCP, our own address, and all but IPv4, ARP and RARP.
 //! What guests send was checked at their taps.
 //!
 //! The host is a station of the site, too. Guests get no more of it there than on a network of ours.
 
 use std::fmt::Write as _;
 
-use super::Ruleset;
+use super::{RARP, Ruleset};
 use crate::address::MacPrefix;
 use crate::site::Site;
 
@@ -58,7 +58,7 @@ pub(super) fn bridge_rules(text: &mut String, rules: &Ruleset) {
         for what in [
             format!("ether saddr {own_mac}"),
             format!("ether daddr {own_mac}"),
-            "ether type != { ip, arp }".to_owned(),
+            format!("ether type != {{ ip, arp, {RARP} }}"),
             format!("arp saddr ip {own}"),
             format!("arp daddr ip {own}"),
             format!("ip saddr {own}"),

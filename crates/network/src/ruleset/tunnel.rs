@@ -16,10 +16,10 @@ use std::net::Ipv4Addr;
 use crate::address::{MacAddr, MacPrefix};
 use crate::name::InterfaceName;
 use crate::overlay::Overlay;
-use crate::ruleset::Ruleset;
+use crate::ruleset::{RARP, Ruleset};
 
 /// The chains of the bridge table, there as long as there is a tunnel: each after those that go to it.
-const CHAINS: [(&str, &str); 9] = [
+const CHAINS: [(&str, &str); 10] = [
     (
         "leaving",
         "{ type filter hook postrouting priority 300; policy accept; }",
@@ -29,6 +29,7 @@ const CHAINS: [(&str, &str); 9] = [
     ("tunnel_ip", ""),
     ("leaving_ipv6", ""),
     ("tunnel_ipv6", ""),
+    ("tunnel_ipv6_guest", ""),
     ("tunnel_ipv6_nobody", ""),
     ("tunnel_icmpv6", ""),
     ("tunnel_neighbour", ""),
@@ -79,9 +80,9 @@ pub(super) fn bridge_rules(text: &mut String, rules: &Ruleset) {
     leaving(&mut rule, &tunnel, gateway, own, rules.network6.is_some());
     arriving(&mut rule, rules, gateway, own);
     if let Some(prefix) = rules.network6 {
-        let (_, gateway_mac) = gateway;
-        ipv6::leaving(&mut rule, prefix, gateway_mac);
-        ipv6::arriving(&mut rule, prefix, rules.network, gateway_mac);
+        let (gateway_mac, own_mac) = (gateway.1, overlay.host_mac());
+        ipv6::leaving(&mut rule, prefix, gateway_mac, own_mac);
+        ipv6::arriving(&mut rule, rules, prefix, gateway_mac, own_mac);
     }
 }
 
@@ -101,7 +102,7 @@ fn leaving(
     if with_ipv6 {
         rule("ether type ip6 goto leaving_ipv6");
     }
-    rule(&format!("ether type != {{ ip, arp }} {kept}"));
+    rule(&format!("ether type != {{ ip, arp, {RARP} }} {kept}"));
     rule(&format!("arp daddr ip {gateway} {kept}"));
     rule(&format!("ip saddr {gateway} {kept}"));
     rule(&format!("ip daddr {gateway} {kept}"));
@@ -141,7 +142,9 @@ fn arriving(
     if let Some((_, own_mac)) = own {
         mac(&format!("ether saddr {own_mac} {refused}"));
     }
-    mac("ether type vmap { ip : goto tunnel_ip, arp : goto tunnel_arp }");
+    mac(&format!(
+        "ether type vmap {{ ip : goto tunnel_ip, arp : goto tunnel_arp, {RARP} : accept }}"
+    ));
     if rules.network6.is_some() {
         mac("ether type ip6 goto tunnel_ipv6");
     }
@@ -179,15 +182,15 @@ fn arriving(
 
     if let Some((_, own_mac)) = own {
         for chain in ["tunnel_arp", "tunnel_ip"] {
-            // The bridge has looked at the MAC before, and holds the frame for somebody else's.
-            rule(
-                chain,
-                &format!(
-                    "ether daddr {own_mac} ether daddr set {gateway_mac} meta pkttype set host"
-                ),
-            );
+            rule(chain, &for_the_host(own_mac, gateway_mac));
         }
     }
+}
+
+/// What is for the host's own MAC is for the bridge.
+fn for_the_host(own_mac: MacAddr, gateway_mac: MacAddr) -> String {
+    // The bridge has looked at the MAC before, and holds the frame for somebody else's.
+    format!("ether daddr {own_mac} ether daddr set {gateway_mac} meta pkttype set host")
 }
 
 /// Rules of the IP table's input: the tunnel has one UDP port with those of other networks, and maybe of other programs,

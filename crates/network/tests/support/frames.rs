@@ -27,6 +27,17 @@ pub fn arp(from: MacAddr, sender: MacAddr, sender_ip: Ipv4Addr) -> Vec<u8> {
     ethernet(BROADCAST, from, 0x0806, &payload)
 }
 
+/// What QEMU says for a guest that has come from another host.
+pub fn rarp(from: MacAddr) -> Vec<u8> {
+    let mut payload = vec![0, 1, 8, 0, 6, 4, 0, 3];
+    payload.extend(from.octets());
+    payload.extend([0; 4]);
+    payload.extend(from.octets());
+    // To the least that Ethernet carries.
+    payload.extend([0; 22]);
+    ethernet(BROADCAST, from, 0x8035, &payload)
+}
+
 pub fn udp(from: MacAddr, source: (Ipv4Addr, u16), port: u16, data: &[u8]) -> Vec<u8> {
     let mut header = vec![0x45, 0];
     header.extend((28 + data.len() as u16).to_be_bytes());

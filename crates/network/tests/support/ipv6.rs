@@ -41,6 +41,11 @@ pub fn host() -> TestHost {
 
 /// A guest that makes its address of what the router says. To be called when its rules stand.
 pub fn make_address(guest: &Namespace, request: &PlugRequest) {
+    make_address_of(guest, global(request));
+}
+
+/// The same, on whatever network.
+pub fn make_address_of(guest: &Namespace, address: Ipv6Addr) {
     guest.enter(|| {
         for (key, value) in [("disable_ipv6", "0"), ("accept_ra", "1"), ("autoconf", "1")] {
             std::fs::write(format!("/proc/sys/net/ipv6/conf/eth0/{key}"), value).unwrap();
@@ -49,15 +54,15 @@ pub fn make_address(guest: &Namespace, request: &PlugRequest) {
     // As at its start.
     guest.ip("link set eth0 down");
     guest.ip("link set eth0 up");
-    has_address(guest, request);
+    has_address(guest, address);
 }
 
 /// Waits for it.
-pub fn has_address(guest: &Namespace, request: &PlugRequest) {
+pub fn has_address(guest: &Namespace, address: Ipv6Addr) {
     eventually("a guest makes its address", || {
         let shown = guest.command("ip", &["-6", "addr", "show", "dev", "eth0"]);
         let shown = String::from_utf8(shown.stdout).unwrap();
-        shown.contains(&format!("{}/64", global(request))) && !shown.contains("tentative")
+        shown.contains(&format!("{address}/64")) && !shown.contains("tentative")
     });
 }
 

@@ -57,7 +57,7 @@ enum Action {
 /// Show a group, its rules and your machines in it
 ///
 /// JSON: {"id", "name", "description", "rules": [{"id", "direction", "protocol", "firstPort", "lastPort", "icmpType", "icmpCode",
-/// "addresses", "group", "description"}], "machines": [NUMBER]}.
+/// "addresses", "group", "description"}], "machines": [NUMBER], "problem"}; "problem" only if rules can't let in whom they name.
 #[derive(Debug, clap::Args)]
 struct Show {
     /// UUID or name
@@ -172,6 +172,8 @@ struct GroupView {
     name: Option<String>,
     description: Option<String>,
     owner: Option<String>,
+    /// Why nobody is let in by a group that rules name.
+    problem: Option<String>,
 }
 
 impl GroupView {
@@ -238,6 +240,9 @@ impl Show {
             let mut shown = group.as_json();
             shown["rules"] = rules.iter().map(RuleView::as_json).collect();
             shown["machines"] = json!(machines);
+            if let Some(problem) = &group.problem {
+                shown["problem"] = json!(problem);
+            }
             return session.out.json(&shown);
         }
         session.out.line(format_args!("{} {}", group.uuid(), group.name.as_deref().unwrap_or_default()))?;
@@ -250,6 +255,9 @@ impl Show {
         };
         let rows = rules.iter().map(|rule| rule.row(name_of));
         session.out.line(table::render(&["RULE", "DIRECTION", "WHAT", "PEER", "DESCRIPTION"], rows))?;
+        if let Some(problem) = &group.problem {
+            session.out.line(format_args!("Problem: {problem}"))?;
+        }
         let machines: Vec<String> = machines.into_iter().map(text_of).collect();
         session.out.line(format_args!("Machines: {}", if machines.is_empty() { "none".to_owned() } else { machines.join(" ") }))
     }

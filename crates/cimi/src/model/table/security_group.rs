@@ -14,7 +14,10 @@ const OCTET: Limit = Limit::Range(0, 255);
 pub(super) const SECURITY_GROUP: Type = Type {
     namespace: Namespace::StratusLab,
     creation: Creation::Plain { wrapper: None },
-    attributes: &[seen("rules", Own(Kind::SecurityGroupRule))],
+    attributes: &[
+        seen("rules", Own(Kind::SecurityGroupRule)),
+        seen("problem", String),
+    ],
     ..standard(Kind::SecurityGroup, "securityGroups", "securityGroups")
 };
 
