@@ -5,6 +5,7 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader, Write as _},
+    net::{SocketAddr, TcpStream},
     os::unix::net::UnixStream,
     process::Command,
     time::{Duration, Instant},
@@ -227,6 +228,75 @@ impl<'c> World<'c> {
     }
 }
 
+/// A port of the guest's that its security group lets in, and one that it doesn't.
+const OPEN: u16 = 4000;
+const CLOSED: u16 = 4001;
+
+/// A guest in a security group: its rules go with it, and so does a connection that they let in.
+struct Guarded<'w> {
+    world: &'w World<'w>,
+    open: BufReader<TcpStream>,
+    said: u32,
+}
+
+impl<'w> Guarded<'w> {
+    fn new(world: &'w World<'w>) -> Self {
+        for port in [OPEN, CLOSED] {
+            world.ssh(&format!(
+                "nc -ll -p {port} -e cat >/dev/null 2>&1 </dev/null & echo serving"
+            ));
+        }
+        wait_until("it to serve", LIMIT, || connect(world, CLOSED));
+        let group = |arguments: &[&str]| {
+            let all: Vec<&str> = ["security-group"]
+                .iter()
+                .chain(arguments)
+                .copied()
+                .collect();
+            world.cloud.cli(&all)
+        };
+        group(&["create", "goes-along"]);
+        for what in ["tcp/22", &format!("tcp/{OPEN}"), "icmp/8"] {
+            group(&["allow", "goes-along", what]);
+        }
+        group(&["add", "goes-along", &world.id]);
+        wait_until("its group to hold", LIMIT, || {
+            connect(world, CLOSED).is_none().then_some(())
+        });
+        let open = wait_until("what is let in", LIMIT, || connect(world, OPEN));
+        let mut guarded = Self {
+            world,
+            open: BufReader::new(open),
+            said: 0,
+        };
+        guarded.holds();
+        guarded
+    }
+
+    /// The connection goes on, and nobody begins another that isn't let in.
+    fn holds(&mut self) {
+        self.said += 1;
+        writeln!(self.open.get_mut(), "{}", self.said).unwrap();
+        let mut heard = String::new();
+        self.open.read_line(&mut heard).unwrap();
+        assert_eq!(heard, format!("{}\n", self.said));
+        assert!(connect(self.world, CLOSED).is_none());
+        assert!(connect(self.world, OPEN).is_some());
+    }
+}
+
+/// A connection from the cloud's own host, if it is let in.
+fn connect(world: &World<'_>, port: u16) -> Option<TcpStream> {
+    let to = SocketAddr::new(world.machine.address().parse().unwrap(), port);
+    let within = Duration::from_secs(3);
+    let namespace = world.cloud.namespace().unwrap();
+    let stream = namespace
+        .enter(|| TcpStream::connect_timeout(&to, within))
+        .ok()?;
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    Some(stream)
+}
+
 /// How many processes write disks for other hosts, of the daemon in a namespace; they are in none of ours.
 fn disk_writers(namespace: &Namespace) -> usize {
     let daemons = namespace.processes();
@@ -290,16 +360,19 @@ fn a_machine_goes_to_another_host_and_back_while_its_guest_counts() {
     }
     let (host, cloud) = TestHost::of_a_cloud();
     let world = World::counting(&cloud);
+    let mut guarded = Guarded::new(&world);
     let silence = world.longest_silence(|| {
         world.move_live("node7");
     });
     eprintln!("no answer for {silence:?}");
     assert!(silence < STANDSTILL, "{silence:?}");
     world.is_whole(&host);
+    guarded.holds();
     // What it said before is still read.
     assert!(world.machine.console().contains("Linux") || !world.machine.console().is_empty());
     world.move_live("testhost");
     world.is_whole(&host);
+    guarded.holds();
 
     // Who halts it on purpose later finds it halted, also if the daemon begins anew: it isn't on its way.
     cloud.kill();
