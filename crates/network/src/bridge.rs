@@ -164,10 +164,9 @@ fn overlap(spec: &BridgeSpec, theirs: &AddressMessage) -> Option<(String, IpAddr
 
 /// Prefix of the host's own address: it is one address of the network, whose prefix the gateway's has.
 const SINGLE: u8 = 32;
-/// As [`SINGLE`], of IPv6.
+/// As [`SINGLE`], of IPv6. It has most in common with the addresses of machines, of which the lower halves are made alike, so that the
+/// host speaks by it and not by the gateway's (RFC 6724 §5, rule 8).
 const SINGLE6: u8 = 128;
-/// The metric of the routes that the kernel makes with IPv6 addresses (`IP6_RT_PRIO_ADDRCONF`).
-const KERNELS_METRIC: u32 = 256;
 
 /// Exactly our addresses on the bridge: one of an earlier configuration would answer for a network that is no more.
 async fn ensure_addresses(links: &Links, spec: &BridgeSpec, index: u32) -> Result<()> {
@@ -289,10 +288,7 @@ async fn ensure_ipv6_addresses(
         )
         .await?;
     }
-    match own_on(prefix) {
-        Some(own) => ensure_ipv6_route(links, spec, index, prefix, own).await,
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 /// What an address of the host is used for by itself.
@@ -302,29 +298,6 @@ enum Use {
     All,
     /// Questions for neighbours, and nothing else: it is no address that is preferred (RFC 6724 §5, rule 3).
     Neighbours,
-}
-
-/// The route that the kernel made with the gateway's address, with the source that we are to speak from. It forgets that by
-/// itself when the address goes.
-async fn ensure_ipv6_route(
-    links: &Links,
-    spec: &BridgeSpec,
-    index: u32,
-    prefix: Ipv6Prefix,
-    own: Ipv6Addr,
-) -> Result<()> {
-    let route = RouteMessageBuilder::<Ipv6Addr>::new()
-        .destination_prefix(prefix.address(), PREFIX_LENGTH)
-        .output_interface(index)
-        .protocol(RouteProtocol::Kernel)
-        .priority(KERNELS_METRIC)
-        .pref_source(own)
-        .build();
-    within(
-        &format!("routing {prefix} to {}", spec.name),
-        links.handle.route().add(route).replace().execute(),
-    )
-    .await
 }
 
 fn ipv6_address_of(message: &AddressMessage) -> Option<(Ipv6Addr, u8)> {

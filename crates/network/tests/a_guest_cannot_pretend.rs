@@ -28,6 +28,11 @@ fn spoofed_frames_are_counted_and_arrive_nowhere() {
         assert_eq!(addresses, "", "the host has an address there");
         let other = Ipv4Addr::new(172, 16, 0, 77);
 
+        // What QEMU says of a guest that has come, and what is not that.
+        let announced = rarp(me.mac)[14..].to_vec();
+        let long = [announced.clone(), vec![7; 100]].concat();
+        let mut answer = announced.clone();
+        answer[7] = 4;
         let lies = [
             ("spoofed_mac", arp(victim.mac, victim.mac, victim.ip)),
             ("spoofed_mac", rarp(victim.mac)),
@@ -56,6 +61,15 @@ fn spoofed_frames_are_counted_and_arrive_nowhere() {
             (
                 "other_protocol",
                 ethernet(BROADCAST, me.mac, 0x8100, &[0, 5, 8, 6, 0, 0]),
+            ),
+            (
+                "other_protocol",
+                ethernet(victim.mac, me.mac, 0x8035, &announced),
+            ),
+            ("other_protocol", ethernet(BROADCAST, me.mac, 0x8035, &long)),
+            (
+                "other_protocol",
+                ethernet(BROADCAST, me.mac, 0x8035, &answer),
             ),
         ];
         for (_, frame) in &lies {

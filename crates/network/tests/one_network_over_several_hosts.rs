@@ -61,6 +61,14 @@ fn guests_and_hosts_reach_each_other_wherever_they_are() {
         assert_eq!(site.missing(), Vec::<String>::new());
     }
 
+    // A guest that knew the host from another one, and has come to it.
+    let own = MacPrefix::default().mac(host_address(1));
+    five.ip(&format!(
+        "neigh replace {} lladdr {own} dev eth0",
+        host_address(1)
+    ));
+    connection(hosts[0], machine(5).ip, &at_five);
+
     // Guests don't reach a host by that address, neither theirs nor another's.
     let (_on_host, port) = listen(hosts[0]);
     for guest in [&five, &six] {
@@ -332,9 +340,13 @@ fn only_what_a_guest_of_the_network_can_send_comes_out_of_the_tunnel() {
     let say = |mac, ip| udp(mac, (ip, 1000), 2000, &[7; 40]);
     let mut to_gateway = say(me.mac, me.ip);
     to_gateway[..6].copy_from_slice(&gateway_mac().octets());
+    // The host is no router for it.
+    let mut by_the_host = say(me.mac, me.ip);
+    by_the_host[..6].copy_from_slice(&own.octets());
     let mut asks_for_gateway = arp(me.mac, me.mac, me.ip);
     asks_for_gateway[38..42].copy_from_slice(&GATEWAY.octets());
     let lies = [
+        by_the_host,
         say(gateway_mac(), me.ip),
         say(me.mac, GATEWAY),
         to_gateway,

@@ -85,6 +85,14 @@ fn guests_reach_each_other_and_the_world_wherever_they_are() {
         assert_eq!(site.missing(), Vec::<String>::new());
         assert_eq!(site.counted("tunnel_refused"), 0);
     }
+    // A guest that knew the host from another one, and has come to it.
+    five.ip(&format!(
+        "neigh replace {} lladdr {} dev eth0",
+        own(1)[0],
+        own_mac(1)
+    ));
+    connection(hosts[0], global(&machine(5)), &listen_at(&five, ANY));
+
     // They don't reach a host by that address, neither theirs nor another's, and no router is there.
     let (_on_host, port) = listen_at(hosts[0], ANY);
     for guest in [&five, &six] {
@@ -186,6 +194,63 @@ fn guests_of_two_networks_of_a_group_reach_each_other_wherever_they_are() {
     }
 }
 
+/// The host's addresses on the bridge: the oldest of the link last.
+fn addresses(site: &Site) -> Vec<String> {
+    let arguments = ["-6", "-br", "addr", "show", "dev", "stt-br0"];
+    let shown = site.test.namespace.command("ip", &arguments).stdout;
+    let shown = String::from_utf8(shown).unwrap();
+    shown
+        .split_whitespace()
+        .skip(2)
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn hosts_are_joined_and_parted_while_guests_run() {
+    if !can_run(&["dnsmasq", "nft", "ping"]) {
+        return;
+    }
+    let lan = Lan::new();
+    let (mut first, second) = (site(&lan, 1, &[1, 2]), site(&lan, 2, &[1, 2]));
+    let (five, six) = (guest(&first, 5), guest(&second, 6));
+    let at_six = listen_at(&six, ANY);
+    let alone = [format!("{}/64", prefix().gateway()), format!("{ROUTER}/64")];
+    let part = |site: &Site| {
+        site.on(async |host| host.set_overlay(None).await.unwrap());
+        assert_eq!(addresses(site), alone);
+    };
+    let is_joined = |first: &Site| {
+        let [global, local] = own(1);
+        let mut all = alone.to_vec();
+        all.insert(0, format!("{global}/128"));
+        all.push(format!("{local}/64"));
+        assert_eq!(addresses(first), all);
+        connection(
+            &first.test.namespace,
+            crate::support::ipv6::global(&machine(6)),
+            &at_six,
+        );
+        let routes = five.command("ip", &["-6", "route", "show", "default"]);
+        let routes = String::from_utf8(routes.stdout).unwrap();
+        assert!(
+            routes.contains("via fe80::1 ") && routes.lines().count() == 1,
+            "{routes}"
+        );
+        assert!(pings(&five, ROUTER, "56"));
+    };
+    is_joined(&first);
+    part(&first);
+    assert!(pings(&five, ROUTER, "56"));
+    first.join(1, &[1, 2]);
+    is_joined(&first);
+    // An earlier version's stand when a new process begins.
+    part(&first);
+    first.restart();
+    first.has(&[machine(5)]);
+    is_joined(&first);
+}
+
 #[test]
 fn only_what_a_guest_of_the_network_can_say_comes_out_of_the_tunnel() {
     if !can_run(&["dnsmasq", "nft"]) {
@@ -202,6 +267,10 @@ fn only_what_a_guest_of_the_network_can_say_comes_out_of_the_tunnel() {
     let unowned = Ipv6Addr::from_bits(gateway.to_bits() + 0x76);
     let other_network = prefix().address_of(MacPrefix::default().mac([172, 17, 0, 6].into()));
     let elsewhere = Ipv6Addr::from_bits(address.to_bits() ^ 1 << 64);
+    // The host is no router for it.
+    let outside = udp((address, 1000), (underlay(254), 2000), b"hello");
+    let mut by_the_host = packet(me.mac, address, underlay(254), UDP, &outside);
+    by_the_host[..6].copy_from_slice(&own_mac(1).octets());
     let from = |source, header, payload: &[u8]| packet(me.mac, source, ALL_NODES, header, payload);
     let datagram = |source, port| udp((source, 1000), (ALL_NODES, port), b"hello");
     let speaks = |source| from(source, UDP, &datagram(source, 2000));
@@ -213,6 +282,7 @@ fn only_what_a_guest_of_the_network_can_say_comes_out_of_the_tunnel() {
     let about = |source, kind, whom, option| from(source, ICMP, &neighbour(kind, whom, option));
     let advertises = |whom, mac| about(link, 136, whom, Some((2, mac)));
     let lies = [
+        by_the_host,
         speaks(gateway),
         speaks(ROUTER),
         speaks(unowned),

@@ -328,6 +328,34 @@ fn what_a_removed_rule_had_let_in_is_not_answered_for_ever() {
     assert!(remembered(&site) > then);
 }
 
+#[test]
+fn by_what_a_machine_still_says_nobody_comes_in_again() {
+    if !can_run(&PROGRAMS) {
+        return;
+    }
+    let lan = Lan::new();
+    let site = Site::new(&lan, 1, &[]);
+    let [five, six] = [5, 6].map(|n| site.guest(&machine(n)));
+    let ((server, at), (client, _)) = (udp(&five), udp(&six));
+    let closed = Told::default().rules("open", []);
+    let inward = lets_in(Traffic::Udp(at, at), RulePeer::Anybody);
+    closed.clone().rules("open", [inward]).at(&site);
+    site.has(&[with_groups(5, &["open"]), machine(6)]);
+    let asks = || client.send_to(b"?", (machine(5).ip, at)).unwrap();
+    asks();
+    let asker = told(&server, LATE).unwrap();
+    closed.at(&site);
+    // It may say what it likes, but that is still no connection of its own.
+    let then = remembered(&site);
+    eventually("some time to pass", || remembered(&site) + 4 < then);
+    let before = remembered(&site);
+    server.send_to(b"!", asker).unwrap();
+    told(&client, LATE).unwrap();
+    assert!(remembered(&site) > before);
+    asks();
+    assert_eq!(told(&server, SHORT), None);
+}
+
 /// Bytes that go on all the time, from one end to the other; each is the next.
 struct Flow<'a> {
     ends: AtomicBool,

@@ -18,8 +18,8 @@ use crate::network;
 /// How long a group rests that could not be written (a full disk, a lost store).
 const REST: Duration = Duration::from_secs(1);
 
-/// How many addresses a group may let in by the groups that its rules name: about half of what one document can hold.
-const MOST_REACHED: usize = 10_000;
+/// How many addresses a group may let in by the groups that its rules name: with the longest ones nearly what one document can hold.
+const MOST_REACHED: usize = 20_000;
 
 /// What a machine gives to the groups it is in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,18 +132,30 @@ fn reached(documents: &Documents, group: &SecurityGroup) -> BTreeMap<String, BTr
     named.map(|named| (named.to_owned(), of(named))).collect()
 }
 
-/// What is too much lets nobody in: what is written in part, or not at all, would let in whoever has an address next.
+/// What is too much lets nobody in: what is written in part, or not at all, would let in whoever has an address next. The largest
+/// groups go first, so that no growing one takes another's place.
 fn bounded(
     reached: BTreeMap<String, BTreeSet<IpAddr>>,
 ) -> (BTreeMap<String, BTreeSet<IpAddr>>, Option<String>) {
-    let count: usize = reached.values().map(BTreeSet::len).sum();
-    if count <= MOST_REACHED {
-        return (reached, None);
+    let mut by_size: Vec<_> = reached.into_iter().collect();
+    by_size.sort_by_key(|(_, addresses)| addresses.len());
+    let mut count = 0;
+    let (kept, left_out): (Vec<_>, Vec<_>) = by_size.into_iter().partition(|(_, addresses)| {
+        count += addresses.len();
+        count <= MOST_REACHED
+    });
+    if left_out.is_empty() {
+        return (kept.into_iter().collect(), None);
     }
+    let names = left_out
+        .iter()
+        .map(|(local, _)| format!("SecurityGroup/{local}"));
+    let names: Vec<String> = names.collect();
     let problem = format!(
-        "the machines of the groups that rules name have {count} addresses; with more than {MOST_REACHED} none of them is let in or reached by these rules: name addresses instead, or fewer groups"
+        "the machines of the groups that rules name have more than {MOST_REACHED} addresses in all: of {} nobody is let in or reached by these rules; name addresses instead, or fewer groups",
+        names.join(", ")
     );
-    (BTreeMap::new(), Some(problem))
+    (kept.into_iter().collect(), Some(problem))
 }
 
 async fn write(documents: &Documents, local: &str) -> Result<(), DocumentsError> {
@@ -165,19 +177,25 @@ async fn write(documents: &Documents, local: &str) -> Result<(), DocumentsError>
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_group_that_would_let_in_too_many_lets_in_nobody_and_says_so() {
-        let with = |count: u32| {
-            let addresses = (0..count).map(|n| IpAddr::from(n.to_be_bytes()));
-            BTreeMap::from([("app".to_owned(), addresses.collect())])
+    fn groups_that_are_too_large_let_in_nobody_and_are_named() {
+        let most = u32::try_from(MOST_REACHED).unwrap();
+        let with = |counts: &[(&str, u32)]| {
+            let addresses = |count| (0..count).map(|n: u32| IpAddr::from(n.to_be_bytes()));
+            let groups = counts.iter();
+            let groups =
+                groups.map(|(name, count)| ((*name).to_owned(), addresses(*count).collect()));
+            groups.collect::<BTreeMap<String, BTreeSet<IpAddr>>>()
         };
-        let most = with(MOST_REACHED as u32);
-        assert_eq!(bounded(most.clone()), (most, None));
-        let (reached, problem) = bounded(with(MOST_REACHED as u32 + 1));
-        assert!(reached.is_empty());
-        assert!(problem.is_some_and(|problem| problem.contains("10001 addresses")));
+        let fits = with(&[("app", most - 5), ("db", 5)]);
+        assert_eq!(bounded(fits.clone()), (fits, None));
+        let (reached, problem) = bounded(with(&[("app", most - 4), ("db", 5)]));
+        assert_eq!(reached, with(&[("db", 5)]));
+        let problem = problem.unwrap();
+        assert!(problem.contains("of SecurityGroup/app nobody"), "{problem}");
     }
 }

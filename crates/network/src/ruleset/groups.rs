@@ -1,7 +1,7 @@
 //! Security groups: a table of their own, `stratus_<instance>_groups`, that is there once a machine of the network has one.
 //!
 //! ```text
-//!  outward (taps' packets, after the anti-spoofing) ─ iifname @outward ─▶ to_<tap> ─▶ always, answers ─▶ out_<group>… ─▶ begin
+//!  outward (taps' packets, after the anti-spoofing) ─ iifname @outward ─▶ to_<tap> ─▶ always ─▶ out_<group>… ─▶ begin, or answers
 //!  inward  (what leaves by a tap)                   ─ oifname @inward  ─▶ ti_<tap> ─▶ always, answers ─▶ in_<group>…  ─▶ let_in
 //! ```
 //!

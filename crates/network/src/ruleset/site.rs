@@ -1,4 +1,4 @@
-//! What crosses the cable to the site's Ethernet, and what stays on this side: DHCP, our own address, and all but IPv4, ARP and RARP.
+//! What crosses the cable to the site's Ethernet, and what stays on this side: DHCP, our own address, and all but IPv4 and ARP.
 //! What guests send was checked at their taps.
 //!
 //! The host is a station of the site, too. Guests get no more of it there than on a network of ours.
@@ -50,15 +50,20 @@ pub(super) fn bridge_rules(text: &mut String, rules: &Ruleset) {
     let (own, own_mac) = (rules.gateway, MacPrefix::default().mac(rules.gateway));
     rule("guests", &format!("iifname \"{cable}\" goto from_site"));
     rule("leaving_to_site", &format!("oifname != \"{cable}\" accept"));
-    for (chain, counter) in [
-        ("leaving_to_site", "site_kept"),
-        ("from_site", "site_refused"),
+    // Where its guests are the site has to know, and no guest that of others.
+    for (chain, counter, protocols) in [
+        (
+            "leaving_to_site",
+            "site_kept",
+            format!("{{ ip, arp, {RARP} }}"),
+        ),
+        ("from_site", "site_refused", "{ ip, arp }".to_owned()),
     ] {
         let dropped = format!("counter name {counter} drop");
         for what in [
             format!("ether saddr {own_mac}"),
             format!("ether daddr {own_mac}"),
-            format!("ether type != {{ ip, arp, {RARP} }}"),
+            format!("ether type != {protocols}"),
             format!("arp saddr ip {own}"),
             format!("arp daddr ip {own}"),
             format!("ip saddr {own}"),

@@ -14,12 +14,13 @@ use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
 use crate::address::{MacAddr, MacPrefix};
+use crate::ipv6::LINK_LOCAL;
 use crate::name::InterfaceName;
 use crate::overlay::Overlay;
-use crate::ruleset::{RARP, Ruleset};
+use crate::ruleset::{ANNOUNCES, RARP, Ruleset};
 
 /// The chains of the bridge table, there as long as there is a tunnel: each after those that go to it.
-const CHAINS: [(&str, &str); 10] = [
+const CHAINS: [(&str, &str); 11] = [
     (
         "leaving",
         "{ type filter hook postrouting priority 300; policy accept; }",
@@ -30,6 +31,7 @@ const CHAINS: [(&str, &str); 10] = [
     ("leaving_ipv6", ""),
     ("tunnel_ipv6", ""),
     ("tunnel_ipv6_guest", ""),
+    ("tunnel_ipv6_peer", ""),
     ("tunnel_ipv6_nobody", ""),
     ("tunnel_icmpv6", ""),
     ("tunnel_neighbour", ""),
@@ -74,9 +76,13 @@ pub(super) fn bridge_rules(text: &mut String, rules: &Ruleset) {
         let _ = writeln!(text, "add rule bridge {table} {chain} {rule}");
     };
     let tunnel = rules.instance.tunnel();
-    rule("guests", &format!("iifname \"{tunnel}\" goto from_tunnel"));
     let gateway = (rules.gateway, MacPrefix::default().mac(rules.gateway));
     let own = overlay.host_address.zip(overlay.host_mac());
+    rule("guests", &format!("iifname \"{tunnel}\" goto from_tunnel"));
+    if let Some((_, own_mac)) = own {
+        // A guest that knew the host from elsewhere, and has come to it.
+        rule("guests", &for_the_host(own_mac, gateway.1));
+    }
     leaving(&mut rule, &tunnel, gateway, own, rules.network6.is_some());
     arriving(&mut rule, rules, gateway, own);
     if let Some(prefix) = rules.network6 {
@@ -97,6 +103,13 @@ fn leaving(
 ) {
     let mut rule = |text: &str| rule("leaving", text);
     let kept = "counter name tunnel_kept drop";
+    if own.is_some() && with_ipv6 {
+        // To its own guests as well: while its addresses are made anew the host's own may be the only one of the link for a moment.
+        let router = LINK_LOCAL.gateway();
+        rule(&format!(
+            "ether saddr {gateway_mac} icmpv6 type {{ 134, 137 }} ip6 saddr != {router} {kept}"
+        ));
+    }
     rule(&format!("oifname != \"{tunnel}\" accept"));
     rule(&format!("ether daddr {gateway_mac} {kept}"));
     if with_ipv6 {
@@ -142,9 +155,8 @@ fn arriving(
     if let Some((_, own_mac)) = own {
         mac(&format!("ether saddr {own_mac} {refused}"));
     }
-    mac(&format!(
-        "ether type vmap {{ ip : goto tunnel_ip, arp : goto tunnel_arp, {RARP} : accept }}"
-    ));
+    mac("ether type vmap { ip : goto tunnel_ip, arp : goto tunnel_arp }");
+    mac(&format!("{ANNOUNCES} accept"));
     if rules.network6.is_some() {
         mac("ether type ip6 goto tunnel_ipv6");
     }
@@ -169,8 +181,12 @@ fn arriving(
     ip(&format!("udp dport {DHCP} {refused}"));
     ip(&format!("ip saddr {gateway} {refused}"));
     ip(&format!("ip daddr {gateway} {refused}"));
-    if let Some((own, _)) = own {
+    if let Some((own, own_mac)) = own {
         ip(&format!("ip saddr {own} {refused}"));
+        // It is a router for nobody there.
+        ip(&format!(
+            "ether daddr {own_mac} ip daddr != {own} {refused}"
+        ));
     }
     // Another host forwards to guests here for guests of its own, in a network of the same group.
     let peers = rules.peers.iter().map(|peer| peer.network.to_string());

@@ -15,7 +15,7 @@ const TCP_BEGINS: &str = "2m";
 const TCP_ENDS: &str = "1m";
 
 /// The chains that are the same for all.
-const CHAINS: [(&str, &str); 12] = [
+const CHAINS: [(&str, &str); 15] = [
     (
         "inward",
         "{ type filter hook postrouting priority 200; policy accept; }",
@@ -31,6 +31,9 @@ const CHAINS: [(&str, &str); 12] = [
     ("leave", ""),
     ("leave4", ""),
     ("leave6", ""),
+    ("answer", ""),
+    ("answer4", ""),
+    ("answer6", ""),
     ("begin", ""),
     ("begin4", ""),
     ("begin6", ""),
@@ -78,19 +81,21 @@ impl Ruleset {
         }
         text.rule("inward", "oifname vmap @inward");
         text.rule("outward", "iifname vmap @outward");
+        text.rule("arrive", "ether type arp accept");
+        text.rule("leave", &format!("ether type {{ arp, {RARP} }} accept"));
         for (chain, refused) in [
-            ("arrive", "refused_by_groups"),
-            ("leave", "refused_outward"),
-            ("begin", "refused_outward"),
+            ("arrive", Some("refused_by_groups")),
+            ("leave", Some("refused_outward")),
+            ("answer", None),
+            ("begin", Some("refused_outward")),
         ] {
-            if chain != "begin" {
-                text.rule(chain, &format!("ether type {{ arp, {RARP} }} accept"));
-            }
             text.rule(
                 chain,
                 &format!("ether type vmap {{ ip : goto {chain}4, ip6 : goto {chain}6 }}"),
             );
-            text.rule(chain, &format!("counter name {refused} drop"));
+            if let Some(counter) = refused {
+                text.rule(chain, &format!("counter name {counter} drop"));
+            }
         }
         for family in FAMILIES {
             // Nobody from outside answers for the host, and no guest does by its own rules.
@@ -175,15 +180,14 @@ const FAMILIES: [Family; 2] = [
     },
 ];
 
-/// Which packets of a connection that is known let it be known for longer. Always those that come in: with what is sent alone a
-/// machine could fill a set, and go on for ever by what a rule had let in that is gone.
+/// Which packets of a connection that is known let it be known for longer.
 #[derive(Clone, Copy)]
 enum Prolongs {
     /// All but those that begin it.
     All,
-    /// For the last moments of one that ends.
+    /// For the last moments of one that ends: with what is sent alone a machine could fill a set.
     Ends,
-    /// None.
+    /// None: it would go on for ever by what a rule had let in that is gone.
     Nothing,
 }
 
@@ -215,21 +219,29 @@ impl Family {
                 Prolongs::All | Prolongs::Nothing => "tcp flags & (syn | ack) != syn",
                 Prolongs::Ends => "meta l4proto tcp",
             };
-            let ends = match prolongs {
-                Prolongs::All | Prolongs::Ends => Some(format!(
-                    "{tcp} {ports} @closing{n} {ports} @{own} update @{own} {{ {ports} timeout {TCP_ENDS} }} accept"
-                )),
-                Prolongs::Nothing => None,
-            };
-            let ending = format!(
-                "tcp flags & (fin | rst) != 0 {ports} @{own} update @closing{n} {{ {ports} timeout {TCP_ENDS} }}"
+            let (closing, moments) = (
+                format!("closing{n}"),
+                format!("{{ {ports} timeout {TCP_ENDS} }}"),
             );
+            let ending = format!("tcp flags & (fin | rst) != 0 {ports} @{own}");
+            let ends = match prolongs {
+                Prolongs::All | Prolongs::Ends => vec![
+                    format!("{ending} update @{closing} {moments}"),
+                    format!(
+                        "{tcp} {ports} @{closing} {ports} @{own} update @{own} {moments} accept"
+                    ),
+                ],
+                // Once, as long as both know it.
+                Prolongs::Nothing => vec![format!(
+                    "{ending} {ports} != @{closing} update @{closing} {moments} update @{own} {moments}"
+                )],
+            };
             let rules = [
                 format!("{tcp} {}", prolong(&own, ports, TCP)),
                 format!("meta l4proto udp {}", prolong(&own, ports, OTHER)),
                 format!("{rest} {}", prolong(&other, peer, OTHER)),
             ];
-            for rule in [ending].into_iter().chain(ends).chain(rules) {
+            for rule in ends.into_iter().chain(rules) {
                 text.rule(chain, &rule);
             }
         };
@@ -266,24 +278,22 @@ impl Family {
         for rule in self.needed_out {
             text.rule(&leave, rule);
         }
-        known(
-            text,
-            &leave,
-            &ports_out,
-            &peer_out,
-            "asked",
-            Prolongs::Nothing,
-        );
-        text.rule(
-            &leave,
-            &format!("{} {peer_out} @asked_other{n} accept", self.echo_reply),
-        );
         // What the host itself offers is for the host's own rules.
         if let Some(gateways) = gateways {
             text.rule(&leave, &format!("{word} daddr {gateways} goto begin"));
         }
 
+        // Answers to what was let in: of machines that begin what they like in any case, and of what an outward rule lets out, else.
         let begin = format!("begin{n}");
+        let answer = format!("answer{n}");
+        for (chain, prolongs) in [(&begin, Prolongs::All), (&answer, Prolongs::Nothing)] {
+            known(text, chain, &ports_out, &peer_out, "asked", prolongs);
+            text.rule(
+                chain,
+                &format!("{} {peer_out} @asked_other{n} accept", self.echo_reply),
+            );
+        }
+
         known(text, &begin, &ports_out, &peer_out, "begun", Prolongs::Ends);
         text.rule(&begin, "update @begin_rate { iifname limit rate over 1000/second burst 10000 packets } counter name too_many_begun drop");
         begins(text, &begin, &ports_out, &peer_out, "begun");

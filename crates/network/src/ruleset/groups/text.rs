@@ -129,11 +129,13 @@ impl<'a> Text<'a> {
             }
         }
         self.rule(&inward, "counter name refused_by_groups drop");
-        let rest = match guard.outward {
-            true => "counter name refused_outward drop",
-            false => "goto begin",
-        };
-        self.rule(&outward, rest);
+        match guard.outward {
+            true => {
+                self.rule(&outward, "jump answer");
+                self.rule(&outward, "counter name refused_outward drop");
+            }
+            false => self.rule(&outward, "goto begin"),
+        }
         self.tap_elements("add", tap);
     }
 

@@ -1,7 +1,7 @@
 //! IPv6 on the tunnel: as IPv4, nothing from, to or about the gateway, and only from and about addresses that guests can
 //! have.
 //!
-//! The host itself speaks there by addresses of its own ([`Overlay::host_ipv6`](crate::Overlay::host_mac)). The kernel tells
+//! The host itself speaks there by addresses of its own (those of [`Overlay::host_mac`](crate::Overlay::host_mac)). The kernel tells
 //! the bridge's MAC, the gateway's, in its questions and answers about neighbours, so it is exchanged in these, too. That
 //! would make their checksum wrong, which no rule can compute: instead the difference is made up for in a field of the same
 //! message that is reserved, and that nobody may look at (RFC 4861 §4.3, §4.4).
@@ -95,8 +95,10 @@ pub(super) fn arriving(
         chain(
             "tunnel_ipv6",
             &[
-                for_the_host(mac, gateway_mac),
                 format!("ip6 saddr {own} {refused}"),
+                // It is a router for nobody there.
+                format!("ether daddr {mac} ip6 daddr != {own} {refused}"),
+                for_the_host(mac, gateway_mac),
             ],
         );
     }
@@ -114,10 +116,19 @@ pub(super) fn arriving(
         chain(
             "tunnel_ipv6",
             &[format!(
-                "@nh,64,64 {upper:#018x} @nh,128,64 & {mask:#018x} == {value:#018x} goto tunnel_ipv6_guest"
+                "@nh,64,64 {upper:#018x} @nh,128,64 & {mask:#018x} == {value:#018x} goto tunnel_ipv6_peer"
             )],
         );
     }
+    // What is forwarded is nothing about neighbours.
+    chain(
+        "tunnel_ipv6_peer",
+        &[
+            format!("ip6 nexthdr 0 {refused}"),
+            format!("icmpv6 type {{ 135, 136 }} {refused}"),
+            "goto tunnel_ipv6_guest".to_owned(),
+        ],
+    );
     chain(
         "tunnel_ipv6",
         &[
