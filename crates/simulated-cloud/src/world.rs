@@ -460,6 +460,13 @@ impl World {
         self.trouble(daemon);
     }
 
+    /// Whether a daemon is cut off or killed at this moment.
+    fn is_broken(&self, daemon: usize) -> bool {
+        [Broken::Cut(daemon), Broken::Killed(daemon)]
+            .iter()
+            .any(|broken| self.broken.contains_key(broken))
+    }
+
     fn trouble(&mut self, daemon: usize) {
         let host = daemon.checked_sub(self.centrals.len());
         if let Some(at) = host.and_then(|host| self.troubled.get_mut(host)) {

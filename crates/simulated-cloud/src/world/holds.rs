@@ -25,10 +25,11 @@ impl World {
     pub(super) fn look(&mut self) {
         let mut wrong = Vec::new();
         let mut lives: BTreeMap<uuid::Uuid, Vec<&HostId>> = BTreeMap::new();
-        for (host, troubled) in self.hosts.iter().zip(&self.troubled) {
+        for (number, (host, troubled)) in self.hosts.iter().zip(&self.troubled).enumerate() {
             let running = host.guests.running();
             // One that was heard all the time knows what the documents say, and takes nothing from a guest before it has let go.
-            let is_heard = clock::passed().saturating_sub(*troubled) > HEARD_FOR;
+            let is_heard = !self.is_broken(self.centrals.len() + number)
+                && clock::passed().saturating_sub(*troubled) > HEARD_FOR;
             for &guest in &running {
                 lives.entry(guest).or_default().push(&host.id);
                 let Some(handle) = host.guests.machine(guest).filter(|_| is_heard) else {
