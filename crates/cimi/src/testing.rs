@@ -113,6 +113,7 @@ pub fn host() -> Host {
         boot_id: "b".into(),
         runs_machines: false,
         uses_volumes: false,
+        features: Vec::new(),
         fences_after: Some(60),
         tunnel: None,
         images_port: None,

@@ -349,6 +349,13 @@ mod tests {
             ..room
         };
         assert_eq!(fleet.reserve("0", &of_volumes).unwrap(), joined.id);
+        joined.features = vec!["of a newer one".to_owned(), Host::GIVES_DISKS.to_owned()];
+        fleet.host(&joined, true);
+        let to_be_saved = Wish {
+            needs: saving,
+            ..room
+        };
+        assert_eq!(fleet.reserve("s", &to_be_saved).unwrap(), joined.id);
         let own = cimi::testing::host();
         fleet.host(&own, false);
         let needs = Means::ALL;

@@ -71,7 +71,7 @@ impl HostState {
 pub struct Means {
     /// A way to the cloud's volumes.
     pub volumes: bool,
-    /// The place where disks are saved; at the cloud's own daemon alone.
+    /// A way by which disks come to where they are saved.
     pub saving: bool,
     /// Ports that are forwarded to machines, where users reach them.
     pub forwarded_ports: bool,
@@ -112,11 +112,11 @@ impl Means {
 
     /// What a host has.
     #[must_use]
-    pub const fn of(host: &Host) -> Self {
+    pub fn of(host: &Host) -> Self {
         let is_own = !host.has_joined();
         Self {
             volumes: is_own || host.uses_volumes,
-            saving: is_own,
+            saving: is_own || host.has_feature(Host::GIVES_DISKS),
             forwarded_ports: is_own,
         }
     }

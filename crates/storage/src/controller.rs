@@ -21,6 +21,7 @@
 //! DIR/volumes/orphans/UUID.raw     volumes that nobody knew, moved here by `repair`
 //! DIR/cache/disks/                 images that machines begin as (an `ImageStore`), 0400: QEMU gets them as descriptors
 //! DIR/cache/files/                 kernels and initrds (an `ImageStore`), 0444: QEMU opens them by name as its own user
+//! DIR/saving/                      disks of machines on other hosts, for as long as images are made of them (an `ImageStore`), 0700
 //! DIR/unwanted/KIND.IDENTIFIER     images whose last document is gone and that are to go too
 //! ```
 //!
@@ -34,6 +35,7 @@ mod audit;
 mod by_name;
 mod capture;
 mod checkpoint;
+mod disk_elsewhere;
 mod entries;
 mod export;
 mod follow;
@@ -86,6 +88,8 @@ struct Inner {
     volumes_dir: PathBuf,
     disks: ImageStore,
     files: ImageStore,
+    /// Disks of machines on other hosts that are being saved.
+    overlays: ImageStore,
     unwanted_dir: PathBuf,
     transfers: Transfers,
     /// Images that can't be fetched now, and when they are tried again.
@@ -136,7 +140,8 @@ impl StorageController {
                 volumes: FileBackend::open(&volumes_dir, settings.reserve_bytes)?,
                 volumes_dir,
                 disks: ImageStore::open(&cache.join("disks"), options.clone())?,
-                files: ImageStore::open_files(&cache.join("files"), options)?,
+                files: ImageStore::open_files(&cache.join("files"), options.clone())?,
+                overlays: disk_elsewhere::open(&dir.join("saving"), options)?,
                 unwanted_dir,
                 transfers: Transfers::default(),
                 rests: Rests::default(),

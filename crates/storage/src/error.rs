@@ -157,6 +157,14 @@ pub enum Error {
         /// How long was waited.
         waited: Duration,
     },
+    /// The host of a machine begins to give its disk, and doesn't go on to the end.
+    #[error("the disk could not be had from its host {host}: {reason}")]
+    NotGiven {
+        /// The host's name.
+        host: String,
+        /// What went wrong.
+        reason: String,
+    },
     /// Nobody waits for the result any more, or the service is stopping.
     #[error("the import was cancelled")]
     Cancelled,

@@ -16,6 +16,7 @@ pub mod decompress;
 pub mod digest;
 pub mod disk;
 pub mod durable;
+pub mod elsewhere;
 pub mod error;
 mod exclusive;
 pub mod exports;

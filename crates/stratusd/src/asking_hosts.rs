@@ -1,16 +1,18 @@
 //! What an entry asks hosts that have joined, and what becomes of their answers. A host is believed nothing but what it says of
 //! itself: names of meters are ours, and its findings are told as its.
 
-use std::io;
+use std::{fmt, io};
 
 use cimi::{HostId, MachineId, Timestamp, resources::EventSeverity};
 use cloud::{ByteStream, CloudError, Console, ConsoleRange, MeterReading};
 use documents::Documents;
 use doors::{CallError, HostCalls, Meetings};
-use futures::{StreamExt as _, stream};
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, future::BoxFuture, stream};
+use http::{StatusCode, header};
 use http_body_util::BodyDataStream;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use storage::elsewhere::{DisksElsewhere, GivenDisk};
 use vmhost::controller::{ASPECTS, METER_INTERVAL, Reading};
 
 /// Where a console begins that was asked for.
@@ -34,6 +36,8 @@ pub enum Question {
     Meters,
     /// The files of a machine that has left it, packed.
     Files(MachineId),
+    /// The root disk of a machine that is off, to be saved.
+    Disk(MachineId),
     /// What is there without belonging to a document, and what a document has that isn't there: [`Finding`]s. Changes nothing.
     Examine,
 }
@@ -69,6 +73,7 @@ impl Question {
             }
             Self::MetersOf(machine) => format!("/machines/{}/meters", machine.local()),
             Self::Files(machine) => format!("/machines/{}/files", machine.local()),
+            Self::Disk(machine) => format!("/machines/{}/disk", machine.local()),
             Self::Meters => "/meters".to_owned(),
             Self::Examine => "/findings".to_owned(),
         }
@@ -82,6 +87,7 @@ impl Question {
             ["meters"] => Some(Self::Meters),
             ["findings"] => Some(Self::Examine),
             ["machines", local, "files"] => Some(Self::Files(machine(local)?)),
+            ["machines", local, "disk"] => Some(Self::Disk(machine(local)?)),
             ["machines", local, "meters"] => Some(Self::MetersOf(machine(local)?)),
             ["machines", local, "console"] => {
                 let mut range = ConsoleRange::default();
@@ -221,7 +227,7 @@ impl Elsewhere {
         let name = self.name(host);
         let meanwhile = match question {
             Question::Console(..) | Question::MetersOf(_) => "; the machine runs on meanwhile",
-            Question::Files(_) | Question::Meters | Question::Examine => "",
+            Question::Files(_) | Question::Disk(_) | Question::Meters | Question::Examine => "",
         };
         CloudError::Unavailable(format!(
             "the host {name} can't be asked just now: {error}{meanwhile}"
@@ -232,6 +238,44 @@ impl Elsewhere {
         let known = self.documents.hosts.get(host.local());
         let name = known.and_then(|known| known.common.name.clone());
         name.unwrap_or_else(|| host.local().to_owned())
+    }
+}
+
+impl fmt::Debug for Elsewhere {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Elsewhere")
+    }
+}
+
+impl DisksElsewhere for Elsewhere {
+    fn disk<'a>(
+        &'a self,
+        host: &'a HostId,
+        machine: &'a MachineId,
+    ) -> BoxFuture<'a, Result<GivenDisk, String>> {
+        async move {
+            let question = Question::Disk(machine.clone());
+            let name = self.name(host);
+            let answer = match self.calls.get(host, &question.path()).await {
+                Ok(answer) => answer,
+                Err(CallError::Refused(StatusCode::NOT_FOUND)) => {
+                    return Err(format!(
+                        "its host {name} doesn't know yet that it is off, or runs a stratusd that is too old to give its disk"
+                    ));
+                }
+                Err(error) => return Err(self.unreachable(host, &question, &error).to_string()),
+            };
+            let length = answer.headers().get(header::CONTENT_LENGTH);
+            let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+            let length = length.ok_or_else(|| format!("its host {name} says not how long it is"))?;
+            let content = BodyDataStream::new(answer.into_body());
+            Ok(GivenDisk {
+                host: name,
+                length,
+                content: Box::pin(content.map_err(io::Error::other)),
+            })
+        }
+        .boxed()
     }
 }
 
@@ -254,6 +298,7 @@ mod tests {
             Question::Console(machine(), range(None, Some(80), true)),
             Question::MetersOf(machine()),
             Question::Files(machine()),
+            Question::Disk(machine()),
             Question::Meters,
             Question::Examine,
         ] {

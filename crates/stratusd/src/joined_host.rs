@@ -7,7 +7,7 @@
 //!           ──▶ files of images                          ── replicas: STATE/cache/replicas
 //!  a host   ◀─▶ files of images, as entries allow        ── the same
 //!           ◀─▶ volumes, in NBD                          ── a socket in the folder of each machine that has one
-//!           ──▶ questions: consoles, meters, the doctor  ── answered on a connection to each entry
+//!           ──▶ questions: consoles, meters, the doctor, disks that are saved  ── answered on a connection to each entry
 //! ```
 //!
 //! Without bridges (as a user without privileges) machines could be reached from this host alone: then it says what it is, and

@@ -131,7 +131,7 @@ pub async fn serve(
                     Some(tenure) => documents.written_by(tenure.over(store.clone())),
                     None => documents.clone(),
                 };
-                let shared = (&quotas, &exports);
+                let shared = (&quotas, &exports, &elsewhere);
                 Some(open_storage(&config, &documents, shared, &names.registries).await?)
             }
             _ => None,
@@ -357,12 +357,13 @@ async fn open_host(
 async fn open_storage(
     config: &Config,
     documents: &Documents,
-    (quotas, exports): (&Quotas, &Exports),
+    (quotas, exports, elsewhere): (&Quotas, &Exports, &Elsewhere),
     registries: &Registries,
 ) -> anyhow::Result<StorageController> {
     let mut settings = settings::storage(config, registries.clone())?;
     settings.exports = exports.clone();
     settings.rooms = Arc::new(quotas.clone());
+    settings.disks_elsewhere = Some(Arc::new(elsewhere.clone()));
     StorageController::open(documents.clone(), settings)
         .await
         .context("starting the storage controller")

@@ -17,6 +17,7 @@ mod arrival;
 mod audit;
 mod console;
 mod crossing;
+mod disk_to_save;
 mod forwarding;
 mod groups;
 mod health;

@@ -8,7 +8,7 @@
 #[cfg(debug_assertions)]
 const FOLDER: &str = "STRATUS_STOP_POINTS";
 
-/// Where something can stop, in the order in which a machine comes by on its way to another host.
+/// Where something can stop; first in the order in which a machine comes by on its way to another host.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Point {
     /// On the host that it leaves: its guest was halted.
@@ -31,6 +31,8 @@ pub(crate) enum Point {
     Taken,
     /// Its guest runs, and no document says so yet.
     Runs,
+    /// On the host of a machine whose disk is to become an image: a piece of the disk was given.
+    GivesDisk,
 }
 
 /// Stops here if a test waits for that.

@@ -38,8 +38,8 @@ pub struct HostDesired {
     /// No machines are placed on it; those that are there run on.
     #[serde(default)]
     pub maintenance: bool,
-    /// It has joined from elsewhere: what the cloud's own daemon has beside it (where disks are saved, ports that are forwarded) is
-    /// not at hand there; volumes are, if it [says so](Host::uses_volumes).
+    /// It has joined from elsewhere: what the cloud's own daemon has beside it (ports that are forwarded) is not at hand there;
+    /// volumes are, if it [says so](Host::uses_volumes), and so is the storage, to [save](Host::GIVES_DISKS) disks.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub apart: bool,
 }
@@ -78,6 +78,9 @@ pub struct Host {
     /// Whether machines of one that has joined can have volumes: it uses them over the network.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub uses_volumes: bool,
+    /// What its daemon can that older ones can't, by names of [`Host`]; newer ones may name more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub features: Vec<String>,
     /// Its address for other hosts, by which networks are joined; none: they can't reach it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tunnel: Option<Ipv4Addr>,
@@ -101,6 +104,15 @@ pub struct Host {
 resource!(Host, "Host");
 
 impl Host {
+    /// Gives the storage the root disks of its machines that are off, to make images of them.
+    pub const GIVES_DISKS: &str = "givesDisks";
+
+    /// Whether its daemon can that.
+    #[must_use]
+    pub fn has_feature(&self, feature: &str) -> bool {
+        self.features.iter().any(|known| known == feature)
+    }
+
     /// One of which nothing is known yet.
     #[must_use]
     pub fn newcomer(common: Common) -> Self {
@@ -117,6 +129,7 @@ impl Host {
             boot_id: String::new(),
             runs_machines: false,
             uses_volumes: false,
+            features: Vec::new(),
             tunnel: None,
             images_port: None,
             fences_after: None,

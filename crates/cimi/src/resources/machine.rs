@@ -222,6 +222,13 @@ impl Machine {
         way.is_some() && way == self.observed.left_for
     }
 
+    /// Whether it is off, so that its disk is what it left there.
+    #[must_use]
+    pub fn disk_is_left(&self) -> bool {
+        matches!(self.observed.stage, Stage::Ended { .. } | Stage::Failed)
+            && self.observed.run >= self.desired.run
+    }
+
     /// Its way to another host, if its guest runs on it: nothing speaks against that yet.
     #[must_use]
     pub fn crossing(&self) -> Option<&Moving> {

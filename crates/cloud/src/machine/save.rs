@@ -6,7 +6,8 @@
 //! capture of a machine that is off ──┘     (storage merges the disk)      └─▶ machine may start again
 //! ```
 //!
-//! Image and machine name each other and are written in one transaction; both controllers wait for what the other shows.
+//! Image and machine name each other and are written in one transaction; both controllers wait for what the other shows. It makes no
+//! difference which host the machine is on: one that has joined keeps the disk, and gives it to the storage, until the image is there.
 
 use std::collections::BTreeMap;
 
@@ -276,8 +277,7 @@ impl Cloud {
                 };
                 return Err(CloudError::Conflict(format!("{} {why}", read.id)));
             }
-            let instead = "start a machine that is to be saved at its shutdown (`stratus create-image`), and it goes to a \
-                           host that has one";
+            let instead = "its stratusd is too old to give its machines' disks to the storage; have it upgraded";
             let needs = Means {
                 saving: true,
                 ..Means::default()

@@ -10,6 +10,7 @@ use cimi::{
     size::MEBIBYTE,
 };
 use documents::Documents;
+use placement::Means;
 use serde_json::{Map, Value, json};
 
 use super::save::can_be_captured;
@@ -307,7 +308,10 @@ impl Public for Machine {
             operations.push(Rel::Action("shutdown"));
         }
         operations.push(Rel::Action("kill"));
-        let has_storage = || host_elsewhere(documents, self).is_none();
+        let has_storage = || {
+            let host = host_elsewhere(documents, self);
+            host.is_none_or(|host| Means::of(&host).saving)
+        };
         if !self.desired.deleted && can_be_captured(self) && has_storage() {
             operations.push(Rel::Capture);
         }

@@ -3,25 +3,28 @@
 //! The disk is merged with the image it stands on into one standalone qcow2, as a stream that goes the way of every
 //! import: digested while it is written, examined, whole or not at all. SHA-1, which names it, is all that it waits for; the
 //! checksum that proves it to others is made when it is there already (`prove`), before anything is told of it.
-//! The disk is only read: should anything go wrong it is as it was. What went wrong for now (no space, say) is tried again, and the machine waits; a machine that was killed has
+//! That of a machine on another host is brought here first (`disk_elsewhere`), as it is: there is one place where disks are merged and
+//! cleaned. The disk is only read: should anything go wrong it is as it was. What went wrong for now (no space, say) is tried again, and the machine waits; a machine that was killed has
 //! nothing to save any more.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cimi::lifecycle::Stage;
 use cimi::resources::{Capture, Image, MediumFormat};
 use documents::Cached;
 use store::cache::Changed;
 use tokio_util::sync::CancellationToken;
 
+use super::disk_elsewhere::{ASKED_AGAIN_AFTER, Had};
 use super::follow::Next;
 use super::image_content::Brought;
 use super::images::BUSY;
+use super::transfer::Transfer;
 use super::{StorageController, blocking};
 use crate::digest::Expected;
 use crate::disk::{self, FlatQcow2, clean};
 use crate::error::Error;
+use crate::identifier::ImageIdentifier;
 use crate::import::Source;
 use crate::inspect::Format;
 
@@ -55,10 +58,7 @@ impl StorageController {
     /// Whether the machine is off, so that its disk is what it left.
     pub(super) fn disk_is_left(&self, capture: &Capture) -> bool {
         let machine = self.0.documents.machines.get(capture.machine.local());
-        machine.is_some_and(|machine| {
-            matches!(machine.observed.stage, Stage::Ended { .. } | Stage::Failed)
-                && machine.observed.run >= machine.desired.run
-        })
+        machine.is_some_and(|machine| machine.disk_is_left())
     }
 
     /// Makes the content of an image from its machine's disk, as soon as the machine is off.
@@ -74,29 +74,46 @@ impl StorageController {
         if !self.disk_is_left(capture) {
             return Ok(Next::Settled);
         }
-        let Some(transfer) = self.0.transfers.begin(local) else {
+        let Some(mut transfer) = self.0.transfers.begin(local) else {
             return Ok(Next::Again(BUSY));
         };
-        let merged = self.merged(capture).await;
-        self.checkpoint("save: before the disk is merged").await;
-        let brought = match merged {
-            Ok(disk) => {
-                // Before anybody can use it, so that whoever goes on after a crash knows it, too.
-                if !self.note_uncleaned(local, disk.left).await? {
-                    return Ok(Next::Settled);
-                }
-                let source = Source::Disk(disk.flat);
-                self.bring(&read.document.0, expected(), source, &transfer)
-                    .await
+        let brought = match self.host_elsewhere(capture) {
+            None => {
+                let overlay = self.overlay_here(capture);
+                self.save_disk(read, capture, overlay, &transfer).await
             }
-            Err(error) => Err(error),
+            Some(host) => {
+                let disk_bytes = self.disk_bytes(capture);
+                let had = self.have_disk((capture, &host), disk_bytes, &mut transfer);
+                match had.await {
+                    Ok(Had::Here(identifier)) => {
+                        let overlay = self.overlay_from(&identifier, disk_bytes);
+                        let brought = self.save_disk(read, capture, overlay, &transfer).await;
+                        self.forget_disk(&identifier).await;
+                        brought
+                    }
+                    Ok(Had::NotNow(why)) => {
+                        if let Some(read) = self.wanted_image(local) {
+                            self.image_reason(&read, &why).await?;
+                        }
+                        return Ok(Next::Again(ASKED_AGAIN_AFTER));
+                    }
+                    Ok(Had::Unwanted) => Ok(Brought::Unwanted),
+                    Err(error) => Err(error),
+                }
+            }
         };
         match brought {
             Ok(Brought::Kept | Brought::Unwanted) => Ok(Next::Settled),
             Ok(Brought::Vanished) => Ok(Next::Again(Duration::ZERO)),
             Err(error @ (Error::Document(_) | Error::Cancelled)) => Err(error),
             // The machine waits, with its disk.
-            Err(error @ (Error::NoSpace { .. } | Error::Io { .. } | Error::TooLarge { .. })) => {
+            Err(
+                error @ (Error::NoSpace { .. }
+                | Error::Io { .. }
+                | Error::TooLarge { .. }
+                | Error::NotGiven { .. }),
+            ) => {
                 if error.is_for_want_of_space() {
                     self.ask_for_space(local).await?;
                 }
@@ -109,6 +126,29 @@ impl StorageController {
             }
             Err(error) => self.give_up(local, &error.to_string()).await,
         }
+    }
+
+    /// Makes the content of an image from a disk that can be read here.
+    async fn save_disk(
+        &self,
+        read: &Cached<Image>,
+        capture: &Capture,
+        overlay: Result<Overlay, Error>,
+        transfer: &Transfer,
+    ) -> Result<Brought, Error> {
+        let merged = match overlay {
+            Ok(overlay) => self.merged(capture, overlay).await,
+            Err(error) => Err(error),
+        };
+        self.checkpoint("save: before the disk is merged").await;
+        let disk = merged?;
+        // Before anybody can use it, so that whoever goes on after a crash knows it, too.
+        if !self.note_uncleaned(read.id.local(), disk.left).await? {
+            return Ok(Brought::Unwanted);
+        }
+        let source = Source::Disk(disk.flat);
+        self.bring(&read.document.0, expected(), source, transfer)
+            .await
     }
 
     /// Writes into the document what could not be cleaned. False: the image is wanted no more.
@@ -152,36 +192,57 @@ impl StorageController {
         })
     }
 
-    /// The disk of a machine on the image it stands on, as one, cleaned.
-    async fn merged(&self, capture: &Capture) -> Result<Merged, Error> {
-        let missing = |what: String| Error::NotFound {
-            kind: "disk to save",
-            name: what,
-        };
-        let machines = self.0.settings.machines_dir.clone();
+    /// The disk of a machine of this computer.
+    fn overlay_here(&self, capture: &Capture) -> Result<Overlay, Error> {
+        let machines = self.0.settings.machines_dir.as_ref();
         let machines = machines.ok_or_else(|| missing("this host has no machines".to_owned()))?;
+        Ok(Overlay {
+            path: machines.join(capture.machine.local()).join(ROOT_DISK),
+            most_bytes: self.0.settings.limits.size.max_virtual_bytes,
+        })
+    }
+
+    /// The disk of a machine elsewhere that was brought here. A guest sees no more of it than it was given.
+    fn overlay_from(&self, name: &ImageIdentifier, disk_bytes: u64) -> Result<Overlay, Error> {
+        let found = self.0.overlays.find(name);
+        let found = found.ok_or_else(|| missing("what its host gave is gone".to_owned()))?;
+        Ok(Overlay {
+            path: found.path.clone(),
+            most_bytes: disk_bytes,
+        })
+    }
+
+    /// How much of its disk the guest of a machine sees at most.
+    fn disk_bytes(&self, capture: &Capture) -> u64 {
+        let origin = self.0.documents.images.get(capture.origin.local());
+        let below = origin.and_then(|image| Some(image.file.as_ref()?.virtual_size.0));
+        let given = capture.disk_bytes.map(|bytes| bytes.0);
+        let most = self.0.settings.limits.size.max_virtual_bytes;
+        below.max(given).map_or(most, |bytes| bytes.min(most))
+    }
+
+    /// The disk of a machine on the image it stands on, as one, cleaned.
+    async fn merged(&self, capture: &Capture, overlay: Overlay) -> Result<Merged, Error> {
         let origin = self.0.documents.images.get(capture.origin.local());
         let origin = origin
             .as_ref()
             .and_then(|image| image.file.clone())
             .ok_or_else(|| missing(format!("{} has no file", capture.origin)))?;
-        let overlay = machines.join(capture.machine.local()).join(ROOT_DISK);
         let settings = &self.0.settings;
         let (debugfs, dir_of_images) = (settings.debugfs.clone(), settings.dir.clone());
         let reserve_bytes = settings.reserve_bytes;
         let machine = capture.machine.clone();
-        let largest = self.0.settings.limits.size.max_virtual_bytes;
         blocking(move || {
             let format = match origin.format {
                 MediumFormat::Raw => Format::Raw,
                 MediumFormat::Qcow2 => Format::Qcow2,
             };
             let below = disk::open(&PathBuf::from(origin.path), format, None)?;
-            let merged = disk::open(&overlay, Format::Qcow2, Some(below))?;
-            if merged.bytes() > largest {
+            let merged = disk::open(&overlay.path, Format::Qcow2, Some(below))?;
+            if merged.bytes() > overlay.most_bytes {
                 return Err(crate::inspect::Refusal::VirtualSize {
                     virtual_bytes: merged.bytes(),
-                    limit_bytes: largest,
+                    limit_bytes: overlay.most_bytes,
                 }
                 .into());
             }
@@ -197,6 +258,20 @@ impl StorageController {
             })
         })
         .await
+    }
+}
+
+/// What a machine has written on its image.
+struct Overlay {
+    path: PathBuf,
+    /// The most that a guest may see of it.
+    most_bytes: u64,
+}
+
+fn missing(what: String) -> Error {
+    Error::NotFound {
+        kind: "disk to save",
+        name: what,
     }
 }
 

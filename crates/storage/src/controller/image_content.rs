@@ -20,7 +20,7 @@ use super::transfer::Transfer;
 use crate::digest::Expected;
 use crate::error::{Error, IMAGE_CACHE};
 use crate::identifier::ImageIdentifier;
-use crate::import::{self, Progress, Source};
+use crate::import::{self, ImageStore, Imported, Progress, Source};
 
 /// Shortest time between two writes of a progress.
 pub(super) const PROGRESS_PERIOD: Duration = Duration::from_secs(1);
@@ -190,7 +190,6 @@ impl StorageController {
         check: &(dyn Fn() -> Result<(), Error> + Sync),
     ) -> Result<Brought, Error> {
         let (local, kind) = (image.id.local(), Kind::of(image));
-        let begun = Instant::now();
         if let Some(identifier) = expected.known_identifier() {
             self.forget_if_lost(kind, &identifier).await?;
         }
@@ -199,36 +198,11 @@ impl StorageController {
             // What a guest left nearly empty is no bomb: it was this large here before.
             limits.size.max_virtual_per_byte = u64::MAX;
         }
-        let (sender, progress) = watch::channel(Progress::default());
-        let store = self.store(kind).clone();
-        let known_bytes = expected.bytes;
-        let import = store.import(source, expected, limits, &sender);
-        let mut import = std::pin::pin!(import);
-        let mut ticks = tokio::time::interval_at(
-            tokio::time::Instant::now() + PROGRESS_PERIOD,
-            PROGRESS_PERIOD,
-        );
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let imported = loop {
-            tokio::select! {
-                biased;
-                () = transfer.changed() => if !self.is_wanted(local) {
-                    return Ok(Brought::Unwanted);
-                },
-                imported = &mut import => break imported,
-                _ = ticks.tick() => {
-                    let now = *progress.borrow();
-                    if let Some(percent) = percent(now, known_bytes) {
-                        self.image_progress(local, percent).await;
-                    }
-                }
-            }
+        let store = self.store(kind);
+        let import = self.import_shown(store, (source, expected), limits, transfer);
+        let Some(imported) = import.await? else {
+            return Ok(Brought::Unwanted);
         };
-        let outcome = if imported.is_ok() { "done" } else { "failed" };
-        metrics::counter!("storage_imports_total", "outcome" => outcome).increment(1);
-        metrics::counter!("storage_import_bytes_total").increment(progress.borrow().bytes_read);
-        metrics::histogram!("storage_import_seconds").record(begun.elapsed().as_secs_f64());
-        let imported = imported?;
         self.checkpoint("image: in the cache, not told").await;
         let referred = match check() {
             Ok(()) => self.refer(local, kind, &imported.image).await,
@@ -293,6 +267,46 @@ impl StorageController {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Imports into a store, showing how far it is; none if the document wants it no more.
+    pub(super) async fn import_shown(
+        &self,
+        store: &ImageStore,
+        (source, expected): (Source, Expected),
+        limits: import::Limits,
+        transfer: &Transfer,
+    ) -> Result<Option<Imported>, Error> {
+        let (local, begun) = (transfer.local(), Instant::now());
+        let (sender, progress) = watch::channel(Progress::default());
+        let known_bytes = expected.bytes;
+        let import = store.import(source, expected, limits, &sender);
+        let mut import = std::pin::pin!(import);
+        let mut ticks = tokio::time::interval_at(
+            tokio::time::Instant::now() + PROGRESS_PERIOD,
+            PROGRESS_PERIOD,
+        );
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let imported = loop {
+            tokio::select! {
+                biased;
+                () = transfer.changed() => if !self.is_wanted(local) {
+                    return Ok(None);
+                },
+                imported = &mut import => break imported,
+                _ = ticks.tick() => {
+                    let now = *progress.borrow();
+                    if let Some(percent) = percent(now, known_bytes) {
+                        self.image_progress(local, transfer.of_all(percent)).await;
+                    }
+                }
+            }
+        };
+        let outcome = if imported.is_ok() { "done" } else { "failed" };
+        metrics::counter!("storage_imports_total", "outcome" => outcome).increment(1);
+        metrics::counter!("storage_import_bytes_total").increment(progress.borrow().bytes_read);
+        metrics::histogram!("storage_import_seconds").record(begun.elapsed().as_secs_f64());
+        imported.map(Some)
     }
 
     async fn room_for(&self, read: &Image, image: &import::Image) -> Result<Box<dyn Room>, Error> {

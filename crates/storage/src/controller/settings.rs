@@ -7,6 +7,7 @@ use std::time::Duration;
 use documents::room::{ImageRooms, Unbounded};
 
 use crate::confine::{Debugfs, QemuImg};
+use crate::elsewhere::DisksElsewhere;
 use crate::exports::Exports;
 use crate::import::{Fetcher, Limits};
 use crate::registry::Registries;
@@ -40,6 +41,8 @@ pub struct Settings {
     pub qemu_img: Option<QemuImg>,
     /// Where machines of this host have their folders, to save their disks from; none: it has no machines.
     pub machines_dir: Option<PathBuf>,
+    /// From where the disks of machines on other hosts are had to be saved; none: there are no such hosts.
+    pub disks_elsewhere: Option<Arc<dyn DisksElsewhere>>,
     /// Removes traces of their builders from saved machines; none: they are left.
     pub debugfs: Option<Debugfs>,
     /// Directories whose files, and whose subdirectories' files, may be overlays on cached images: the machines and the
@@ -79,6 +82,7 @@ impl Settings {
             limits: Limits::default(),
             qemu_img: None,
             machines_dir: None,
+            disks_elsewhere: None,
             debugfs: None,
             overlay_dirs: Vec::new(),
             imports: 4,

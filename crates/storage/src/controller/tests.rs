@@ -13,6 +13,7 @@ mod full_disks;
 mod image_life;
 mod judged;
 mod quotas;
+mod saved_elsewhere;
 mod saved_machines;
 mod site;
 mod site_rules;

@@ -16,6 +16,26 @@ pub(super) struct Transfer {
     all: Transfers,
     local: String,
     changed: Arc<Notify>,
+    /// Which part of the way this is.
+    pub(super) part: Part,
+}
+
+/// A part of the way of an image's content, in percent of all: from, to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Part(u8, u8);
+
+impl Part {
+    pub(super) const ALL: Self = Self(0, 100);
+    pub(super) const FIRST: Self = Self(0, 50);
+    pub(super) const SECOND: Self = Self(50, 100);
+
+    /// How far all is when this part is so far; 0 and 100 mean "not begun" and "done".
+    fn of_all(self, percent: u8) -> u8 {
+        let Self(from, to) = self;
+        let gone = u16::from(to - from) * u16::from(percent.min(100)) / 100;
+        from.saturating_add(u8::try_from(gone).unwrap_or_default())
+            .clamp(1, 99)
+    }
 }
 
 impl Transfers {
@@ -32,6 +52,7 @@ impl Transfers {
             all: self.clone(),
             local: local.to_owned(),
             changed,
+            part: Part::ALL,
         })
     }
 
@@ -57,6 +78,16 @@ impl Transfer {
     /// Waits until the document changed.
     pub(super) async fn changed(&self) {
         self.changed.notified().await;
+    }
+
+    /// The image's id, without its collection.
+    pub(super) fn local(&self) -> &str {
+        &self.local
+    }
+
+    /// How far all is when the present part is so far.
+    pub(super) fn of_all(&self, percent: u8) -> u8 {
+        self.part.of_all(percent)
     }
 }
 

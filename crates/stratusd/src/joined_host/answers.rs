@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use documents::Documents;
 use futures::{TryStreamExt as _, future::join_all};
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
     body::{Frame, Incoming},
@@ -124,6 +124,22 @@ impl Answers {
                 }
                 None => status(StatusCode::NOT_FOUND),
             },
+            Some(Question::Disk(machine)) => {
+                match self.machines.disk_to_save(machine.local()).await {
+                    Ok(Some((length, pieces))) => {
+                        let pieces = StreamBody::new(pieces.map_ok(Frame::data));
+                        let mut answer = Response::new(pieces.boxed_unsync());
+                        let headers = answer.headers_mut();
+                        headers.insert(header::CONTENT_LENGTH, length.into());
+                        answer
+                    }
+                    Ok(None) => status(StatusCode::NOT_FOUND),
+                    Err(error) => {
+                        tracing::error!(%machine, %error, "a disk that is to be saved can't be read");
+                        status(StatusCode::INTERNAL_SERVER_ERROR)
+                    }
+                }
+            }
             Some(Question::Examine) => json(&self.machines.audit(false).await),
             Some(Question::Console(machine, range)) => {
                 let own = (&self.machines, &self.documents);

@@ -21,6 +21,9 @@ use crate::{HypervisorError, accel};
 /// How often free space is looked at. Nothing waits for it.
 const ROUND: Duration = Duration::from_secs(60);
 
+/// What this daemon can that older ones can't.
+const FEATURES: [&str; 1] = [Host::GIVES_DISKS];
+
 /// The kind as documents write it.
 pub(super) const fn kind(kind: accel::AcceleratorKind) -> AcceleratorKind {
     match kind {
@@ -81,6 +84,7 @@ pub(super) async fn announce(
         describe(settings, &mut host);
         host.runs_machines = true;
         host.uses_volumes = true;
+        host.features = FEATURES.map(str::to_owned).to_vec();
         host.started = Timestamp::now();
         if known.is_some() && host.boot_id != booted {
             // Before the new boot is noted: who is killed here does it again.

@@ -21,10 +21,10 @@ use crate::inspect::Format;
 use crate::{Durability, qcow2};
 
 /// A machine on an image, with something of its own on its disk, and the image it becomes.
-struct Saved {
-    machine: Machine,
-    image: Image,
-    overlay: PathBuf,
+pub(super) struct Saved {
+    pub(super) machine: Machine,
+    pub(super) image: Image,
+    pub(super) overlay: PathBuf,
 }
 
 fn qemu_io(arguments: &[&str]) -> bool {
@@ -41,7 +41,7 @@ fn qemu_io(arguments: &[&str]) -> bool {
     }
 }
 
-fn settings(world: &World) -> Settings {
+pub(super) fn settings(world: &World) -> Settings {
     Settings {
         machines_dir: Some(world.dir.path().join("machines")),
         ..world.settings()
@@ -49,7 +49,7 @@ fn settings(world: &World) -> Settings {
 }
 
 /// A machine that is shut down to be saved and still runs; none if QEMU's tools aren't here.
-async fn saved(world: &mut World) -> Option<Saved> {
+pub(super) async fn saved(world: &mut World) -> Option<Saved> {
     saved_from(world, b"").await
 }
 
@@ -127,7 +127,7 @@ async fn saved_from(world: &mut World, beginning: &[u8]) -> Option<Saved> {
 }
 
 /// The machine's host reports that it is off.
-async fn ended(world: &World, saved: &Saved) {
+pub(super) async fn ended(world: &World, saved: &Saved) {
     world
         .edit::<Machine>(saved.machine.local_id(), |machine| {
             machine.observed.stage = Stage::Ended {
@@ -139,8 +139,8 @@ async fn ended(world: &World, saved: &Saved) {
 }
 
 /// The daemon runs until it comes to this place, and no further.
-async fn dies_at(world: &mut World, place: &'static str) {
-    let controller = world.start_with(settings(world), Some(place)).await;
+pub(super) async fn dies_at(world: &mut World, settings: Settings, place: &'static str) {
+    let controller = world.start_with(settings, Some(place)).await;
     tokio::time::timeout(std::time::Duration::from_secs(60), controller.stopped())
         .await
         .unwrap_or_else(|_| panic!("`{place}` is not reached"));
@@ -160,7 +160,7 @@ fn is_proven(image: &Image) -> bool {
     image.file.as_ref().is_some_and(ImageFile::is_proven)
 }
 
-async fn is_saved(world: &World, saved: &Saved) {
+pub(super) async fn is_saved(world: &World, saved: &Saved) {
     let image = world
         .until::<Image>(saved.image.local_id(), |image| {
             image.state != ImageState::Creating
@@ -222,7 +222,8 @@ async fn wherever_the_daemon_ends_the_image_is_made_once_and_whole() {
             return;
         };
         ended(&world, &saved).await;
-        dies_at(&mut world, place).await;
+        let at_work = settings(&world);
+        dies_at(&mut world, at_work, place).await;
         assert!(saved.overlay.exists(), "{place}: the disk is only read");
         world.start_with(settings(&world), None).await;
         is_saved(&world, &saved).await;
@@ -241,7 +242,8 @@ async fn what_is_damaged_before_it_is_proven_is_told_and_never_proven() {
         return;
     };
     ended(&world, &saved).await;
-    dies_at(&mut world, "image: in the cache and told").await;
+    let at_work = settings(&world);
+    dies_at(&mut world, at_work, "image: in the cache and told").await;
     let local = saved.image.local_id();
     let there = world.documents.images.get(local).expect("there");
     assert!(!is_proven(&there), "nothing waited for that");
@@ -274,7 +276,8 @@ async fn wherever_the_daemon_ends_it_is_told_what_could_not_be_cleaned() {
             return;
         };
         ended(&world, &saved).await;
-        dies_at(&mut world, place).await;
+        let at_work = settings(&world);
+        dies_at(&mut world, at_work, place).await;
         let local = saved.image.local_id();
         let left = world.documents.images.get(local).expect("there");
         assert!(

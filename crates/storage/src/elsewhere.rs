@@ -1,0 +1,31 @@
+//! Root disks that aren't on the computer with the storage: of machines on hosts that have joined.
+
+use std::fmt::Debug;
+use std::io;
+use std::pin::Pin;
+
+use bytes::Bytes;
+use cimi::{HostId, MachineId};
+use futures::Stream;
+use futures::future::BoxFuture;
+
+/// A disk as its host gives it, which may be anything.
+pub struct GivenDisk {
+    /// The name of the host, for people.
+    pub host: String,
+    /// Bytes of the file, as the host says.
+    pub length: u64,
+    /// What it gives of it, from the beginning.
+    pub content: Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>,
+}
+
+/// How hosts that have joined are asked for the disks of their machines.
+pub trait DisksElsewhere: Debug + Send + Sync {
+    /// The file of the root disk of a machine that is off, from the host that it is on: a qcow2 overlay on the machine's image.
+    /// Answered within seconds. An error is a sentence.
+    fn disk<'a>(
+        &'a self,
+        host: &'a HostId,
+        machine: &'a MachineId,
+    ) -> BoxFuture<'a, Result<GivenDisk, String>>;
+}
