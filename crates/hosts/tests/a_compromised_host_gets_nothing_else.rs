@@ -5,10 +5,10 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use cimi::{
-    Acl, Common, HostId, Timestamp,
+    Acl, Common, HostId, Ref, Timestamp,
     ids::{HostPulseId, SecurityGroupId},
     lifecycle::{Moving, Power, Stage},
-    resources::{Event, Host, HostPulse, Image, Machine, Resource, SecurityGroup},
+    resources::{Event, Host, HostPulse, Image, ImageState, Machine, Resource, SecurityGroup},
     testing,
 };
 use documents::Documents;
@@ -331,6 +331,46 @@ async fn it_sees_what_its_machines_need_as_long_as_they_are_there() {
     let put = Transaction::new().put(key(&elsewhere.id), bytes(&elsewhere));
     world.write(put).await;
     assert!(world.evil.get(&image).await.unwrap().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_machine_that_is_saved_it_sees_the_image_and_makes_none() {
+    let world = World::new().await;
+    let (image, other) = (testing::image(), testing::image());
+    let put = Transaction::new()
+        .put(key(&image.id), bytes(&image))
+        .put(key(&other.id), bytes(&other));
+    world.write(put).await;
+    // That one of its machines is to be saved isn't its to say: so nobody asks it for a disk, and it sees no image by that.
+    for saved in [&image.id, &other.id] {
+        let claim = |machine: &mut Machine| machine.saved_as = Some(Ref::to(saved.clone()));
+        world.refused_of_mine("to be saved", claim).await;
+        assert!(world.evil.get(&key(saved)).await.unwrap().is_none());
+    }
+    let mut saved = world.mine.clone();
+    saved.saved_as = Some(Ref::to(image.id.clone()));
+    saved.desired.power = Power::Off;
+    saved.settle();
+    let put = Transaction::new().put(key(&saved.id), bytes(&saved));
+    world.write(put).await;
+    assert!(world.evil.get(&key(&image.id)).await.unwrap().is_some());
+    assert!(world.evil.get(&key(&other.id)).await.unwrap().is_none());
+
+    let mut made = image.clone();
+    made.state = ImageState::Available;
+    let put = Transaction::new().put(key(&made.id), bytes(&made));
+    world.refused("the image, made", put).await;
+    let delete = Transaction::new().delete(key(&image.id));
+    world.refused("the image, gone", delete).await;
+    for as_other in [None, Some(Ref::to(other.id.clone()))] {
+        let mut then = saved.clone();
+        then.saved_as = as_other;
+        let then = said(&saved, then);
+        let put = Transaction::new().put(key(&then.id), bytes(&then));
+        world.refused("as another image, or as none", put).await;
+    }
+    let delete = Transaction::new().delete(key(&saved.id));
+    world.refused("the machine, before its time", delete).await;
 }
 
 /// With the machine goes what it held, in the transaction in which its host says that nothing of it is left there.
