@@ -83,6 +83,12 @@ impl StorageController {
             Err(why) => return Ok(Had::NotNow(why)),
         };
         self.checkpoint("save: the host gives the disk").await;
+        let most = most(disk_bytes);
+        if length > most {
+            // Nor is room made for it.
+            let reason = format!("{length} bytes are more than such a disk can be ({most})");
+            return Err(Error::NotGiven { host, reason });
+        }
         let expected = Expected {
             bytes: Some(length),
             proven_later: true,
@@ -92,7 +98,6 @@ impl StorageController {
             reader: Box::new(StreamReader::new(content)),
             length: Some(length),
         };
-        let most = most(disk_bytes);
         let limits = Limits {
             max_source_bytes: most,
             max_image_bytes: most,

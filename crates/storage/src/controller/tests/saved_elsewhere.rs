@@ -63,7 +63,7 @@ impl DisksElsewhere for Hostile {
         let gives = *self.gives.lock();
         let mut disk = std::fs::read(&self.disk).expect("the disk");
         match gives {
-            Gives::Larger => disk[24..32].copy_from_slice(&(1_u64 << 33).to_be_bytes()),
+            Gives::Larger => disk[24..32].copy_from_slice(&(1_u64 << 28).to_be_bytes()),
             Gives::Reference => disk[79] |= 4,
             Gives::Nonsense => disk = b"<html>".repeat(1000),
             Gives::Emptiness => disk.clear(),
@@ -180,7 +180,7 @@ async fn whatever_a_host_gives_the_machine_waits_until_it_gives_the_disk() {
         (Gives::TooLittle, "size in bytes mismatch"),
         (Gives::Silence, "no data of the image came"),
         (Gives::Endless, "more than"),
-        (Gives::Much, "larger than the limit"),
+        (Gives::Much, "more than such a disk can be"),
         (Gives::Emptiness, "from its host node7"),
     ] {
         let mut world = World::new().await;
@@ -207,7 +207,7 @@ async fn whatever_a_host_gives_the_machine_waits_until_it_gives_the_disk() {
 async fn what_a_host_gives_that_is_no_disk_of_the_machine_becomes_no_image() {
     for (gives, told) in [
         (Gives::Nonsense, "qcow2"),
-        (Gives::Larger, "8589934592"),
+        (Gives::Larger, "268435456"),
         (Gives::Reference, "external file"),
     ] {
         let mut world = World::new().await;
