@@ -114,6 +114,7 @@ pub fn host() -> Host {
         runs_machines: false,
         uses_volumes: false,
         features: Vec::new(),
+        bridges: Vec::new(),
         fences_after: Some(60),
         tunnel: None,
         images_port: None,

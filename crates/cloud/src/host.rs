@@ -60,6 +60,8 @@ impl Public for Host {
             "started": self.started,
             "troubles": self.troubles,
             "fencesAfter": self.fences_after,
+            "bridges": self.bridges,
+            "features": self.features,
         }))
     }
 
@@ -86,16 +88,20 @@ impl Public for Host {
     }
 }
 
+/// What a host is that volumes don't reach, or that disks don't come from.
+pub(crate) const WITHOUT_STORAGE: &str = "without a way to the cloud's storage";
+
 impl Cloud {
-    /// Refuses what the host of a machine has no means for, or the one that it is on its way to. What can be done `instead` is told.
+    /// Refuses what the host of a machine has no means for, or the one that it is on its way to. What such a host is, and what can be
+    /// done instead, is told.
     ///
     /// # Errors
     /// [`CloudError::Conflict`].
-    pub(crate) fn require_storage(
+    pub(crate) fn require_means(
         &self,
         machine: &Machine,
         needs: Means,
-        instead: &str,
+        (without, instead): (&str, &str),
     ) -> Result<()> {
         let hosts = [
             (machine.host.as_ref(), "is on"),
@@ -108,7 +114,7 @@ impl Cloud {
             };
             let name = host.common.name.as_deref().unwrap_or(host.id());
             return Err(CloudError::Conflict(format!(
-                "{} {how} {name}, a host without a way to the cloud's storage: {instead}",
+                "{} {how} {name}, a host {without}: {instead}",
                 machine.id
             )));
         }

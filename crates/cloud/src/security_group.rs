@@ -16,6 +16,7 @@ use cimi::{
     resources::{Event, Machine, Nic, Resource as _, SecurityGroup, SecurityRule, Unknown},
 };
 use documents::{Cached, Changes, Documents};
+use placement::Means;
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -315,6 +316,12 @@ impl Cloud {
             }
             if !groups.is_empty() {
                 self.can_be_filtered(&read.nics, OF_MACHINE)?;
+                let needs = Means {
+                    security_groups: true,
+                    ..Means::default()
+                };
+                let told = ("that is too old for security groups", "have it upgraded");
+                self.require_means(&read, needs, told)?;
             }
             if !edited && groups == read.security_groups {
                 return Ok(done(documents, context, read));

@@ -8,7 +8,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use cimi::{
     lifecycle::{EndCause, Power, Stage},
     model::Kind,
-    resources::{Machine, NetworkClass},
+    resources::{Host, Machine, NetworkClass},
 };
 use cloud::{CloudError, Rel};
 use flate2::{Compression, write::GzEncoder};
@@ -421,7 +421,7 @@ async fn a_full_network_says_so_until_an_address_is_free() {
 async fn what_needs_the_cloud_s_storage_is_refused_on_a_host_that_joined() {
     let world = World::start().await;
     let host = world.host(4096).await;
-    let joined = |host: &mut cimi::resources::Host| {
+    let joined = |host: &mut Host| {
         host.desired.apart = true;
         Ok::<_, CloudError>(true)
     };
@@ -454,7 +454,7 @@ async fn what_needs_the_cloud_s_storage_is_refused_on_a_host_that_joined() {
     let captured = world.create(&alice(), Kind::MachineImage, capture).await;
     for (refused, instead) in [
         (attached, "start another machine with the volume"),
-        (captured, "to be saved at its shutdown"),
+        (captured, "have it upgraded"),
     ] {
         let Err(CloudError::Conflict(text)) = refused else {
             panic!("not refused: {refused:?}");
@@ -462,4 +462,37 @@ async fn what_needs_the_cloud_s_storage_is_refused_on_a_host_that_joined() {
         let why = "is on here, a host without a way to the cloud's storage: ";
         assert!(text.contains(why) && text.contains(instead), "{text}");
     }
+    let group = json!({"name": "web"});
+    let group = world.made(&alice(), Kind::SecurityGroup, group).await;
+    let within = json!({"securityGroups": [{"href": group}]});
+    let refused = world.put(&alice(), &id, within.clone()).await;
+    let Err(CloudError::Conflict(text)) = refused else {
+        panic!("not refused: {refused:?}");
+    };
+    assert!(text.contains("too old for security groups"), "{text}");
+    // It is upgraded, and says what it can now.
+    let upgraded = |host: &mut Host| {
+        host.features = [Host::GIVES_DISKS, Host::SECURITY_GROUPS]
+            .map(str::to_owned)
+            .to_vec();
+        Ok::<_, CloudError>(true)
+    };
+    world
+        .documents
+        .update(host.local(), upgraded)
+        .await
+        .unwrap();
+    let shown = world.get(&admin(), &host.to_string());
+    assert_eq!(
+        shown["features"],
+        json!(["givesDisks", "securityGroups"]),
+        "{shown}"
+    );
+    world.put(&alice(), &id, within).await.unwrap();
+    let view = world.view(&alice(), &id);
+    let operations = view.document.operations(view.right);
+    assert!(operations.contains(&Rel::Capture), "{operations:?}");
+    let capture = json!({"imageLocation": id});
+    let captured = world.create(&alice(), Kind::MachineImage, capture).await;
+    captured.unwrap();
 }

@@ -73,6 +73,8 @@ async fn a_representation_with_the_same_stamp_is_the_same() {
             3 => {
                 let rename = |host: &mut cimi::resources::Host| {
                     host.common.name = Some("there".into());
+                    host.bridges = vec!["br-site".into()];
+                    host.features = vec!["newest".into()];
                     Ok::<_, CloudError>(true)
                 };
                 world.documents.update(host.local(), rename).await.unwrap();
@@ -104,6 +106,10 @@ async fn a_representation_with_the_same_stamp_is_the_same() {
     assert_eq!(
         (&host["machines"], &host["cpuUsed"]),
         (&json!(1), &json!(1))
+    );
+    assert_eq!(
+        (&host["bridges"], &host["features"]),
+        (&json!(["br-site"]), &json!(["newest"]))
     );
     assert_eq!(world.get(&alice(), "Network/public")["leases"], 2);
     assert_eq!(world.get(&alice(), &import.job.unwrap())["progress"], 40);

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use futures::TryStreamExt;
 use rtnetlink::packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoKind, LinkAttribute, LinkFlags, LinkInfo,
+    LinkMessage,
 };
 use rtnetlink::{Handle, LinkUnspec};
 use tokio_util::task::AbortOnDropHandle;
@@ -105,6 +106,24 @@ impl Links {
         Ok(links)
     }
 
+    /// The names of the bridges on this host that aren't a cloud's own, in their order: those of its operator.
+    ///
+    /// # Errors
+    /// As [`list`](Self::list).
+    pub async fn bridges_of_operator(&self) -> Result<Vec<String>> {
+        let request = self.handle.link().get().execute();
+        let all: Vec<LinkMessage> = within("listing bridges", request.try_collect()).await?;
+        let bridges = all
+            .iter()
+            .filter(|message| kind(message) == Some(InfoKind::Bridge));
+        let mut names: Vec<String> = bridges.map(|message| describe(message).name).collect();
+        names.retain(|name| {
+            !(name.starts_with(name::PREFIX) && name.ends_with(name::BRIDGE_SUFFIX))
+        });
+        names.sort_unstable();
+        Ok(names)
+    }
+
     /// Makes the interface a port of `bridge` and sets it up.
     ///
     /// # Errors
@@ -189,6 +208,21 @@ pub(crate) fn kernel_code(error: &NetworkError) -> Option<i32> {
 
 fn is_missing(error: &NetworkError) -> bool {
     kernel_code(error) == Some(ENODEV)
+}
+
+/// What kind of interface it is, if the kernel says so.
+pub(crate) fn kind(message: &LinkMessage) -> Option<InfoKind> {
+    let infos = message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            LinkAttribute::LinkInfo(infos) => Some(infos),
+            _ => None,
+        })?;
+    infos.iter().find_map(|info| match info {
+        LinkInfo::Kind(kind) => Some(kind.clone()),
+        _ => None,
+    })
 }
 
 pub(crate) fn describe(message: &LinkMessage) -> Link {

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use crate::support::lan::{connect, connection, listen, listen_at};
 use crate::support::{Namespace, TestHost, can_run, dhcp, eventually, machine};
+use network::links::Links;
 use network::{
     Direction, Group, GroupRule, GroupTag, Groups, NetworkConfig, NetworkError, NetworkHost,
     PlugRequest, RulePeer, Site, Traffic,
@@ -60,6 +61,9 @@ fn its_machines_are_stations_of_the_site_by_our_dhcp() {
         let counted = async |name: &str| host.audit().await.unwrap().packets[name];
         assert_eq!(host.audit().await.unwrap().missing, Vec::<String>::new());
         assert_eq!(mac_of_bridge(&test), mac, "stations know it");
+        // What the host tells of itself.
+        let links = Links::open().unwrap();
+        assert_eq!(links.bridges_of_operator().await.unwrap(), ["br-eth1"]);
         let told = dhcp(&guest, test.folder.path()).expect("our DHCP answers");
         let told = |key: &str| told.get(key).map(String::as_str);
         assert_eq!(

@@ -34,7 +34,7 @@ pub fn place<'h>(
 
 /// Why a host is no choice. In the order in which they are told: the first that holds counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
+pub(crate) enum Refusal<'a> {
     Excluded,
     Maintenance,
     Lost,
@@ -43,6 +43,10 @@ pub(crate) enum Refusal {
     Storage,
     /// Its ports can't be forwarded to where the machine's users are.
     Ports,
+    /// It is too old to hold the machine to its security groups.
+    TooOld,
+    /// It has no bridge of this name.
+    Bridge(&'a str),
     /// A machine that it shall be apart from is there.
     Apart,
     /// The machines that it shall be together with are elsewhere.
@@ -78,7 +82,7 @@ impl<'a> Filters<'a> {
 
     /// The first reason not to take a host. What is known without looking beyond the host's own line comes first for the choice's
     /// sake, and is put in its order by [`NoRoom`] only when there was no choice.
-    fn refuse(&self, host: &HostLoad) -> Option<Refusal> {
+    fn refuse(&self, host: &HostLoad) -> Option<Refusal<'a>> {
         if !self.demand.fits_in(host.free()) {
             return Some(Refusal::Memory);
         }
@@ -86,7 +90,7 @@ impl<'a> Filters<'a> {
     }
 
     /// The first reason, in the order of [`Refusal`].
-    pub(crate) fn reason(&self, host: &HostLoad) -> Option<Refusal> {
+    pub(crate) fn reason(&self, host: &HostLoad) -> Option<Refusal<'a>> {
         let free = host.free();
         let of_room = if free.memory_kib < self.demand.memory_kib {
             Some(Refusal::Memory)
@@ -98,7 +102,7 @@ impl<'a> Filters<'a> {
         self.refuse_otherwise(host).or(of_room)
     }
 
-    fn refuse_otherwise(&self, host: &HostLoad) -> Option<Refusal> {
+    fn refuse_otherwise(&self, host: &HostLoad) -> Option<Refusal<'a>> {
         let requirements = self.wish.requirements;
         let is_among = self.wish.among.has(host.id.local());
         if !is_among || requirements.is_some_and(|requirements| !requirements.met_by(host)) {
@@ -115,6 +119,7 @@ impl<'a> Filters<'a> {
         let needs = self.wish.needs;
         let storage = Means {
             forwarded_ports: false,
+            security_groups: false,
             ..needs
         };
         if !host.means.cover(storage) {
@@ -122,6 +127,13 @@ impl<'a> Filters<'a> {
         }
         if needs.forwarded_ports && !host.means.forwarded_ports {
             return Some(Refusal::Ports);
+        }
+        if needs.security_groups && !host.means.security_groups {
+            return Some(Refusal::TooOld);
+        }
+        let lacks = |bridge: &&String| !host.facts.bridges.contains(bridge);
+        if let Some(bridge) = self.wish.bridges.iter().find(lacks) {
+            return Some(Refusal::Bridge(bridge));
         }
         let has = |group: &crate::Group| host.facts.groups.contains_key(group);
         let apart = |group: &crate::Group| group.kind == Togetherness::Apart && has(group);
@@ -356,13 +368,14 @@ mod tests {
     }
 
     fn any_means() -> impl Generator<Value = Means> {
-        prop::array::uniform3(prop::bool::ANY).prop_map(|[volumes, saving, forwarded_ports]| {
-            Means {
+        prop::array::uniform4(prop::bool::weighted(0.7)).prop_map(
+            |[volumes, saving, forwarded_ports, security_groups]| Means {
                 volumes,
                 saving,
                 forwarded_ports,
-            }
-        })
+                security_groups,
+            },
+        )
     }
 
     fn any_hosts() -> impl Generator<Value = Vec<HostLoad>> {
@@ -421,6 +434,7 @@ mod tests {
                     && (host.means.volumes || !needs.volumes)
                     && (host.means.saving || !needs.saving)
                     && (host.means.forwarded_ports || !needs.forwarded_ports)
+                    && (host.means.security_groups || !needs.security_groups)
                     && wanted.fits_in(host.free())
                     && !together_elsewhere(host)
                     && !(of > 1 && host.facts.groups.contains_key(&both()[1]))

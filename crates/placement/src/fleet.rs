@@ -80,6 +80,7 @@ impl Fleet {
             let more = !offered.fits_in(known.offered)
                 || (known.trouble.is_some() && trouble.is_none())
                 || (known.state != state && state == HostState::Open)
+                || !known.means.cover(means)
                 || described_otherwise(&known.facts, &facts);
             (known.offered, known.trouble) = (offered, trouble);
             (known.state, known.means, known.facts) = (state, means, facts);
@@ -213,7 +214,7 @@ impl Fleet {
     }
 }
 
-/// Whether what requirements may ask for is another.
+/// Whether what requirements may ask for is another, or the bridges are.
 fn described_otherwise(one: &HostFacts, other: &HostFacts) -> bool {
     let told = |facts: &HostFacts| {
         [
@@ -224,7 +225,7 @@ fn described_otherwise(one: &HostFacts, other: &HostFacts) -> bool {
         ]
         .map(String::clone)
     };
-    told(one) != told(other)
+    told(one) != told(other) || one.bridges != other.bridges
 }
 
 fn count_in<'a, K: Clone + Eq + Hash + 'a>(
@@ -360,6 +361,48 @@ mod tests {
         fleet.host(&own, false);
         let needs = Means::ALL;
         assert_eq!(fleet.reserve("1", &Wish { needs, ..room }).unwrap(), own.id);
+    }
+
+    #[test]
+    fn a_host_without_the_bridge_or_too_old_for_groups_is_told_in_words() {
+        let mut fleet = fleet(0);
+        let bridges = ["br-site".to_owned()];
+        let room = Wish::of_room(Demand::default());
+        let on_the_site = Wish {
+            bridges: &bridges,
+            ..room
+        };
+        let in_groups = Wish {
+            needs: Means {
+                security_groups: true,
+                ..Means::default()
+            },
+            ..room
+        };
+        let (mut joined, mut other) = (cimi::testing::host(), cimi::testing::host());
+        for host in [&mut joined, &mut other] {
+            (host.desired.apart, host.runs_machines) = (true, true);
+            host.bridges = vec!["br-else".to_owned()];
+            fleet.host(host, true);
+        }
+        let refused = fleet.reserve("1", &on_the_site).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "waiting for room on 2 hosts: 2 lack the bridge br-site (the machine's network is plugged into it)"
+        );
+        let refused = fleet.reserve("1", &in_groups).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "waiting for room on 2 hosts: 2 are too old for security groups (their stratusd is to be upgraded)"
+        );
+        // Who waits is looked at again when a host gets what was missing.
+        joined.bridges.push("br-site".to_owned());
+        assert!(fleet.host(&joined, true));
+        assert_eq!(fleet.reserve("1", &on_the_site).unwrap(), joined.id);
+        other.features.push(Host::SECURITY_GROUPS.to_owned());
+        assert!(fleet.host(&other, true));
+        assert_eq!(fleet.reserve("2", &in_groups).unwrap(), other.id);
+        assert!(!fleet.host(&other, true));
     }
 
     #[test]

@@ -75,6 +75,8 @@ pub struct Means {
     pub saving: bool,
     /// Ports that are forwarded to machines, where users reach them.
     pub forwarded_ports: bool,
+    /// A daemon that holds machines to security groups.
+    pub security_groups: bool,
 }
 
 impl Means {
@@ -83,6 +85,7 @@ impl Means {
         volumes: false,
         saving: false,
         forwarded_ports: false,
+        security_groups: false,
     };
 
     /// All of them.
@@ -90,15 +93,17 @@ impl Means {
         volumes: true,
         saving: true,
         forwarded_ports: true,
+        security_groups: true,
     };
 
-    /// What a machine needs of the cloud's storage itself, beside images.
+    /// What a machine's own document says that it needs.
     #[must_use]
-    pub const fn of_storage(machine: &Machine) -> Self {
+    pub const fn wanted_by(machine: &Machine) -> Self {
         Self {
             volumes: !machine.volumes.is_empty(),
             saving: machine.save.is_some(),
             forwarded_ports: false,
+            security_groups: !machine.security_groups.is_empty(),
         }
     }
 
@@ -108,6 +113,7 @@ impl Means {
         (self.volumes || !needs.volumes)
             && (self.saving || !needs.saving)
             && (self.forwarded_ports || !needs.forwarded_ports)
+            && (self.security_groups || !needs.security_groups)
     }
 
     /// What a host has.
@@ -118,6 +124,7 @@ impl Means {
             volumes: is_own || host.uses_volumes,
             saving: is_own || host.has_feature(Host::GIVES_DISKS),
             forwarded_ports: is_own,
+            security_groups: is_own || host.has_feature(Host::SECURITY_GROUPS),
         }
     }
 }
@@ -133,6 +140,8 @@ pub struct HostFacts {
     pub cpu_model: String,
     /// What the processor can, as Linux names it, each between blanks: ` fpu avx2 `.
     pub cpu_flags: String,
+    /// Bridges of its operator's.
+    pub bridges: Vec<String>,
     /// Machines that are placed on it, by the image of their root disk: what is cached there.
     pub images: HashMap<Box<str>, u32>,
     /// Machines that are placed on it, by the groups they are in.
@@ -153,6 +162,7 @@ impl HostFacts {
             },
             cpu_model: host.cpu_model.clone(),
             cpu_flags: format!(" {} ", host.cpu_flags.join(" ")),
+            bridges: host.bridges.clone(),
             ..Self::default()
         }
     }

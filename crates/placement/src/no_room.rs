@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Which reasons there are, without their numbers.
-pub type Kinds = [bool; 11];
+pub type Kinds = [bool; 13];
 
 /// Why there is no host for a machine. Its text is for users.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +39,12 @@ pub struct NoRoom {
     pub lack_storage: u32,
     /// Those whose ports can't be forwarded to where the machine's users are.
     pub lack_ports: u32,
+    /// Those whose daemon is too old for security groups.
+    pub too_old: u32,
+    /// Those without a bridge that one of the machine's networks is plugged into.
+    pub lack_bridge: u32,
+    /// The bridge that the first of these lacks.
+    pub bridge: Option<Box<str>>,
     /// Those that are in trouble.
     pub in_trouble: u32,
     /// What one of these says.
@@ -62,6 +68,9 @@ impl NoRoom {
             lost: 0,
             lack_storage: 0,
             lack_ports: 0,
+            too_old: 0,
+            lack_bridge: 0,
+            bridge: None,
             in_trouble: 0,
             trouble: None,
         };
@@ -73,6 +82,11 @@ impl NoRoom {
                 Some(Refusal::Lost) => all.lost += 1,
                 Some(Refusal::Storage) => all.lack_storage += 1,
                 Some(Refusal::Ports) => all.lack_ports += 1,
+                Some(Refusal::TooOld) => all.too_old += 1,
+                Some(Refusal::Bridge(bridge)) => {
+                    all.lack_bridge += 1;
+                    all.bridge.get_or_insert_with(|| bridge.into());
+                }
                 Some(Refusal::Apart) => all.apart += 1,
                 Some(Refusal::Elsewhere) => all.elsewhere += 1,
                 Some(Refusal::Trouble) => {
@@ -108,6 +122,8 @@ impl NoRoom {
             + self.lost
             + self.lack_storage
             + self.lack_ports
+            + self.too_old
+            + self.lack_bridge
             + self.in_trouble
     }
 
@@ -125,6 +141,8 @@ impl NoRoom {
             self.lost > 0,
             self.lack_storage > 0,
             self.lack_ports > 0,
+            self.too_old > 0,
+            self.lack_bridge > 0,
             self.in_trouble > 0,
         ]
     }
@@ -137,6 +155,8 @@ impl fmt::Display for NoRoom {
         }
         let plural = if self.hosts == 1 { "" } else { "s" };
         write!(f, "waiting for room on {} host{plural}: ", self.hosts)?;
+        let bridge = self.bridge.as_deref().unwrap_or_default();
+        let bridge = format!("the bridge {bridge}");
         // One or many, what it is, and more about it.
         let reasons = [
             (
@@ -188,6 +208,18 @@ impl fmt::Display for NoRoom {
                 ["has", "have"],
                 "no ports that users reach (the machine's network forwards those of the cloud's own host)",
                 String::new(),
+            ),
+            (
+                self.too_old,
+                ["is", "are"],
+                "too old for security groups (their stratusd is to be upgraded)",
+                String::new(),
+            ),
+            (
+                self.lack_bridge,
+                ["lacks", "lack"],
+                &*bridge,
+                " (the machine's network is plugged into it)".to_owned(),
             ),
             (
                 self.lost,

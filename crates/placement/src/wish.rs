@@ -61,6 +61,8 @@ pub struct Wish<'a> {
     pub groups: &'a [Group],
     /// What it needs beside room.
     pub needs: Means,
+    /// The bridges of the operator's that its networks are plugged into.
+    pub bridges: &'a [String],
     /// Which hosts come into question.
     pub among: Among<'a>,
 }
@@ -76,6 +78,7 @@ impl<'a> Wish<'a> {
             image: None,
             groups: &[],
             needs: Means::NONE,
+            bridges: &[],
             among: Among::All,
         }
     }
@@ -86,6 +89,7 @@ impl<'a> Wish<'a> {
         let needs = !Means::NONE.cover(self.needs);
         self.requirements.is_none()
             && self.groups.is_empty()
+            && self.bridges.is_empty()
             && !needs
             && matches!(self.among, Among::All)
     }

@@ -435,8 +435,8 @@ async fn assign(under: Under, local: Arc<str>, host: HostId) -> Result<(), Docum
         let (Some(read), Some(host)) = (machine, documents.hosts.get(host.local())) else {
             return Ok(());
         };
-        // A volume may have come to it since.
-        let has_means = Means::of(&host).cover(Means::of_storage(&read));
+        // A volume, or a security group, may have come to it since.
+        let has_means = Means::of(&host).cover(Means::wanted_by(&read));
         if !waits(&read) || !has_means || host.desired.maintenance {
             return Ok(());
         }
@@ -538,9 +538,9 @@ async fn send(
             (Ok(_), None) => Some("the host is removed"),
             (Ok(_), Some(host)) if host.desired.maintenance => Some("the host is closed"),
             // A volume may have come to it since.
-            (Ok(_), Some(host)) if !Means::of(host).cover(Means::of_storage(&read)) => {
-                Some("the host has no way to the storage that it needs now")
-            }
+            (Ok(_), Some(host)) if !Means::of(host).cover(Means::wanted_by(&read)) => Some(
+                "the host has not what it needs now (a way to the storage, or a stratusd that knows security groups)",
+            ),
             (Ok(_), Some(_)) => unlike.as_deref(),
         };
         let host = host.filter(|_| why_not.is_none());

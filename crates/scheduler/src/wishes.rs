@@ -12,6 +12,7 @@ pub(crate) struct Wishes<'m> {
     image: Option<&'m str>,
     groups: Vec<Group>,
     needs: Means,
+    bridges: Vec<String>,
 }
 
 impl<'m> Wishes<'m> {
@@ -46,8 +47,13 @@ impl<'m> Wishes<'m> {
                     let network = documents.networks.get(nic.network.local());
                     network.is_some_and(|network| network.forwarded)
                 }),
-                ..Means::of_storage(machine)
+                ..Means::wanted_by(machine)
             },
+            bridges: machine
+                .nics
+                .iter()
+                .filter_map(|nic| documents.networks.get(nic.network.local())?.bridge.clone())
+                .collect(),
         }
     }
 
@@ -67,6 +73,7 @@ impl<'m> Wishes<'m> {
             image: self.image,
             groups: &self.groups,
             needs: self.needs,
+            bridges: &self.bridges,
             among: Among::All,
         }
     }

@@ -6,16 +6,18 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use cimi::{
     Acl, AddressId, Common, HostId, HostPulseId, NetworkId, Ref, Timestamp, VolumeId,
+    ids::SecurityGroupId,
     lifecycle::{Moving, Phase, Power},
     resources::{
-        Address, AttachStage, AttachedVolume, Capacity, Host, HostPulse, Machine, Nic, Resource,
-        Unknown,
+        Address, AttachStage, AttachedVolume, Capacity, Host, HostPulse, Machine, Network, Nic,
+        Resource, Unknown,
     },
     testing,
 };
 use documents::{Documents, DocumentsError};
 use placement::Policy;
 use scheduler::Scheduler;
+use serde_json::json;
 use store::{Key, SqliteStore};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -661,6 +663,57 @@ async fn a_machine_with_volumes_goes_where_they_are() {
     cloud.until("another is placed", is_on(2, "a")).await;
     cloud.create(&host("own", 1024)).await;
     cloud.until("placed", is_on(1, "own")).await;
+    cloud.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_goes_where_the_bridge_of_its_network_is_and_its_groups_are_known() {
+    let cloud = Cloud::start().await;
+    cloud.create(&joined("a")).await;
+    cloud.create(&pulse_of("a")).await;
+    let network = NetworkId::from_local("site").unwrap();
+    let site: Network = serde_json::from_value(json!({
+        "id": network, "created": Timestamp::now(), "updated": Timestamp::now(), "acl": Acl::owned_by_admin(), "state": "STARTED",
+        "class": "public", "subnet": "192.0.2.0/24", "bridge": "br-site", "gateway": "192.0.2.1", "first": "192.0.2.9",
+        "last": "192.0.2.9", "domain": "d.example", "nat": false,
+    }))
+    .unwrap();
+    cloud.create(&site).await;
+    let ip: IpAddr = [192, 0, 2, 9].into();
+    let mut on_site = machine(1, 256);
+    on_site.nics.push(Nic {
+        address: AddressId::of(&network, ip),
+        network,
+        ip,
+        mac: "0a:0a:0a:4d:00:09".into(),
+        model: None,
+        port: None,
+    });
+    cloud.create(&on_site).await;
+    let no_bridge = "waiting for room on 1 host: 1 lacks the bridge br-site (the machine's network is plugged into it)";
+    cloud
+        .until("it waits for a bridge", waits_because(1, no_bridge))
+        .await;
+    let mut in_group = machine(2, 256);
+    in_group.security_groups = vec![Ref::to(SecurityGroupId::generate())];
+    cloud.create(&in_group).await;
+    let too_old = "waiting for room on 1 host: 1 is too old for security groups (their stratusd is to be upgraded)";
+    cloud
+        .until("it waits for an upgrade", waits_because(2, too_old))
+        .await;
+    // Who needs neither doesn't wait with them.
+    cloud.create(&machine(3, 256)).await;
+    cloud.until("another is placed", is_on(3, "a")).await;
+    cloud
+        .edit::<Host>("a", |host| host.bridges = vec!["br-site".to_owned()])
+        .await;
+    cloud.until("the bridge is there", is_on(1, "a")).await;
+    cloud
+        .edit::<Host>("a", |host| {
+            host.features = vec![Host::SECURITY_GROUPS.to_owned()];
+        })
+        .await;
+    cloud.until("it was upgraded", is_on(2, "a")).await;
     cloud.end().await;
 }
 

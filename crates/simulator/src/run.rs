@@ -244,6 +244,7 @@ impl<'s> Run<'s> {
             image: self.images.get(machine.image as usize).map(String::as_str),
             groups: &machine.groups,
             needs: Means::default(),
+            bridges: &[],
             among: placement::Among::All,
         };
         let began = Instant::now();

@@ -11,6 +11,8 @@ use anyhow::Context as _;
 use cimi::resources::{Network, NetworkClass as Class};
 use cloud::NetworkSettings;
 use documents::Documents;
+use futures::{FutureExt as _, future::BoxFuture};
+use network::links::Links;
 use network::{
     BridgedConfig, InstanceTag, NetworkConfig, NetworkError, NetworkHost, Outward, Overlay, Peer,
     Site, Upstream, UserModeConfig,
@@ -197,6 +199,21 @@ impl Networks for Configured {
     fn as_peer(&self, network: &str) -> Option<Peer> {
         for_host(&self.0, network).ok()?.as_peer()
     }
+
+    fn bridges(&self) -> BoxFuture<'_, Vec<String>> {
+        bridges().boxed()
+    }
+}
+
+async fn bridges() -> Vec<String> {
+    let listed = match Links::open() {
+        Ok(links) => links.bridges_of_operator().await,
+        Err(error) => Err(error),
+    };
+    listed.unwrap_or_else(|error| {
+        tracing::warn!(%error, "the bridges of this host can't be looked at: no machine comes here for one");
+        Vec::new()
+    })
 }
 
 /// On a host that has joined a cloud: the networks as the cloud's documents say, whatever the configuration here has.
@@ -254,6 +271,10 @@ impl Networks for OfDocuments {
     fn as_peer(&self, network: &str) -> Option<Peer> {
         let document = self.documents.networks.get(network)?;
         self.configured(&document).as_peer(network)
+    }
+
+    fn bridges(&self) -> BoxFuture<'_, Vec<String>> {
+        bridges().boxed()
     }
 }
 

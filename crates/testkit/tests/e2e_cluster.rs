@@ -129,6 +129,29 @@ fn content_passes_entries(cluster: &Cluster) {
     );
 }
 
+/// The disk of a machine comes from its host to the storage, which is no entry.
+fn a_machine_is_saved(cluster: &Cluster) {
+    let before = cluster.machines();
+    cluster.stratus(
+        "run-instance -q --save --author Ann --author-email ann@example.org --title from-its-host --comment made $STRATUS_IMAGE",
+    );
+    let machine = wait_until("the machine to run", LIMIT, || {
+        let mut all = cluster.machines().into_iter();
+        all.find(|one| one.state == "Running" && before.iter().all(|other| other.id != one.id))
+    });
+    cluster.stratus(&format!("shutdown-instance {}", machine.id));
+    wait_until("the image of its disk", LIMIT, || {
+        let all: Vec<Value> =
+            serde_json::from_str(&cluster.stratus("image list --format json")).unwrap();
+        let mut all = all.iter();
+        let made = all.find(|image| image["name"] == "from-its-host")?;
+        (made["state"] == "AVAILABLE").then_some(())
+    });
+    wait_until("the machine to be gone", LIMIT, || {
+        (cluster.machines().len() == before.len()).then_some(())
+    });
+}
+
 #[test]
 fn a_cluster_goes_on_when_any_of_its_computers_is_lost() {
     let tools = [
@@ -147,6 +170,7 @@ fn a_cluster_goes_on_when_any_of_its_computers_is_lost() {
         .map(|machine| cluster.ssh(&machine.address, "cat /proc/sys/kernel/random/boot_id"))
         .collect();
     content_passes_entries(&cluster);
+    a_machine_is_saved(&cluster);
     let writer = &begun[1];
     write_a_volume(&cluster, writer);
 

@@ -50,7 +50,7 @@ use cimi::{
     resources::{ImageState, Machine, Network},
 };
 use documents::{Cached, Documents};
-use futures::FutureExt;
+use futures::{FutureExt, future::BoxFuture};
 use network::{NetworkHost, Overlay, Peer, PlugRequest};
 use parking_lot::Mutex;
 use storage::quarantine::Quarantine;
@@ -82,6 +82,11 @@ pub trait Networks: Send + Sync {
 
     /// What the others know one by, by its name, whether it is set up or not; none if nothing is forwarded to it.
     fn as_peer(&self, network: &str) -> Option<Peer>;
+
+    /// The bridges of the operator's on this host that networks can be plugged into, by their names; what can't be looked at is none.
+    fn bridges(&self) -> BoxFuture<'_, Vec<String>> {
+        std::future::ready(Vec::new()).boxed()
+    }
 }
 
 /// A network that is being set up.
@@ -252,7 +257,7 @@ impl VmHost {
             source,
         })?;
         let quarantine = Quarantine::open(&settings.quarantine_dir)?;
-        let host = host::announce(&documents, &settings).await?;
+        let host = host::announce(&documents, &settings, &*setup).await?;
         let shared = Shared {
             documents,
             host,

@@ -81,6 +81,9 @@ pub struct Host {
     /// What its daemon can that older ones can't, by names of [`Host`]; newer ones may name more.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub features: Vec<String>,
+    /// Bridges of its operator's on it, by which machines can be on the site's Ethernet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bridges: Vec<String>,
     /// Its address for other hosts, by which networks are joined; none: they can't reach it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tunnel: Option<Ipv4Addr>,
@@ -107,6 +110,9 @@ impl Host {
     /// Gives the storage the root disks of its machines that are off, to make images of them.
     pub const GIVES_DISKS: &str = "givesDisks";
 
+    /// Holds machines to the rules of their security groups.
+    pub const SECURITY_GROUPS: &str = "securityGroups";
+
     /// Whether its daemon can that.
     #[must_use]
     pub fn has_feature(&self, feature: &str) -> bool {
@@ -130,6 +136,7 @@ impl Host {
             runs_machines: false,
             uses_volumes: false,
             features: Vec::new(),
+            bridges: Vec::new(),
             tunnel: None,
             images_port: None,
             fences_after: None,

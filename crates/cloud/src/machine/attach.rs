@@ -18,7 +18,8 @@ use serde_json::{Map, Value};
 
 use super::{called, members, request::volume_reference};
 use crate::{
-    Cloud, CloudError, Created, Done, OpContext, Result, access, jobs, lost_hosts, resolve, volume,
+    Cloud, CloudError, Created, Done, OpContext, Result, access, host::WITHOUT_STORAGE, jobs,
+    lost_hosts, resolve, volume,
 };
 
 impl Cloud {
@@ -60,7 +61,7 @@ impl Cloud {
                 volumes: true,
                 ..Means::default()
             };
-            self.require_storage(&machine, needs, instead)?;
+            self.require_means(&machine, needs, (WITHOUT_STORAGE, instead))?;
             let taken = volume::taken(&self.0.documents, context, &volume, &machine, now)?;
             // Volumes that are there from the start have slots of their own.
             let attached = machine.volumes.iter().filter(|volume| volume.hot).count();

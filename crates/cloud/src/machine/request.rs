@@ -138,7 +138,7 @@ impl Template {
         Means {
             volumes: !self.volumes.is_empty() || !self.volume_templates.is_empty(),
             saving: self.save.is_some(),
-            forwarded_ports: false,
+            ..Means::default()
         }
     }
 

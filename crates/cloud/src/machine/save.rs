@@ -23,7 +23,8 @@ use placement::Means;
 use serde_json::{Map, Value};
 
 use crate::{
-    Cloud, CloudError, Created, OpContext, Result, access, catalogue, quota::Measure, resolve,
+    Cloud, CloudError, Created, OpContext, Result, access, catalogue, host::WITHOUT_STORAGE,
+    quota::Measure, resolve,
 };
 
 const SAVE: &str = "machineTemplate.save";
@@ -277,12 +278,12 @@ impl Cloud {
                 };
                 return Err(CloudError::Conflict(format!("{} {why}", read.id)));
             }
-            let instead = "its stratusd is too old to give its machines' disks to the storage; have it upgraded";
+            let instead = "its stratusd is too old to give disks to be saved; have it upgraded";
             let needs = Means {
                 saving: true,
                 ..Means::default()
             };
-            self.require_storage(&read, needs, instead)?;
+            self.require_means(&read, needs, (WITHOUT_STORAGE, instead))?;
             let mut machine = read.document.0.clone();
             let mut image =
                 self.image_of(&mut machine, Self::acl_for(context, public)?, None, now)?;

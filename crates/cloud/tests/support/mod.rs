@@ -229,5 +229,7 @@ fn host(memory_mib: u64) -> Host {
     host.common.name = Some("here".into());
     host.capacity.memory_kib = memory_mib * 1024;
     host.troubles = vec!["a disk is nearly full".into()];
+    host.bridges = vec!["br-else".into()];
+    host.features = vec!["newest".into()];
     host
 }

@@ -4,13 +4,13 @@ use std::path::Path;
 
 use futures::TryStreamExt;
 use rtnetlink::packet_route::link::{
-    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    InfoKind, LinkAttribute, LinkFlags, LinkLayerType, LinkMessage,
 };
 
 use super::holdings::Device;
 use crate::address::MacAddr;
 use crate::error::{NetworkError, Result};
-use crate::links::{Links, within};
+use crate::links::{Links, kind, within};
 use crate::name::{self, InterfaceName};
 
 /// An interface that can be a port, or is one.
@@ -160,20 +160,6 @@ fn controller(message: &LinkMessage) -> Option<u32> {
             LinkAttribute::Controller(index) if *index != 0 => Some(*index),
             _ => None,
         })
-}
-
-fn kind(message: &LinkMessage) -> Option<InfoKind> {
-    let infos = message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            LinkAttribute::LinkInfo(infos) => Some(infos),
-            _ => None,
-        })?;
-    infos.iter().find_map(|info| match info {
-        LinkInfo::Kind(kind) => Some(kind.clone()),
-        _ => None,
-    })
 }
 
 /// `st<tag>-…`: that begins with `st` alone says nothing.

@@ -1,4 +1,4 @@
-//! This host's own document: what it has, how it runs guests, what is wrong with it.
+//! This host's own document: what it has and can, how it runs guests, what is wrong with it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ use storage::space::Space;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Settings, Shared, VmHostError,
+    Networks, Settings, Shared, VmHostError,
     report::{enter, reason_of, report},
 };
 use crate::{HypervisorError, accel};
@@ -22,7 +22,7 @@ use crate::{HypervisorError, accel};
 const ROUND: Duration = Duration::from_secs(60);
 
 /// What this daemon can that older ones can't.
-const FEATURES: [&str; 1] = [Host::GIVES_DISKS];
+const FEATURES: [&str; 2] = [Host::GIVES_DISKS, Host::SECURITY_GROUPS];
 
 /// The kind as documents write it.
 pub(super) const fn kind(kind: accel::AcceleratorKind) -> AcceleratorKind {
@@ -64,6 +64,7 @@ impl Shared {
 pub(super) async fn announce(
     documents: &Documents,
     settings: &Settings,
+    networks: &dyn Networks,
 ) -> Result<HostId, VmHostError> {
     loop {
         let known = known(documents, settings);
@@ -85,6 +86,7 @@ pub(super) async fn announce(
         host.runs_machines = true;
         host.uses_volumes = true;
         host.features = FEATURES.map(str::to_owned).to_vec();
+        host.bridges = networks.bridges().await;
         host.started = Timestamp::now();
         if known.is_some() && host.boot_id != booted {
             // Before the new boot is noted: who is killed here does it again.
@@ -173,6 +175,7 @@ pub(super) async fn keep_current(shared: Arc<Shared>, stop: CancellationToken) {
         }
         let accelerator = shared.accelerator();
         let (capacity, troubles) = (capacity(&shared.settings), troubles(&shared.settings));
+        let bridges = shared.setup.bridges().await;
         let updated = shared
             .documents
             .update(shared.host.local(), |host: &mut Host| {
@@ -184,11 +187,13 @@ pub(super) async fn keep_current(shared: Arc<Shared>, stop: CancellationToken) {
                     > 64 * cimi::size::MEBIBYTE;
                 let changed = moved
                     || host.troubles != troubles
+                    || host.bridges != bridges
                     || host.accelerator_reason != accelerator.reason;
                 host.accelerator = kind(accelerator.kind);
                 host.accelerator_reason.clone_from(&accelerator.reason);
                 host.capacity = capacity.clone();
                 host.troubles.clone_from(&troubles);
+                host.bridges.clone_from(&bridges);
                 Ok::<bool, DocumentsError>(changed)
             })
             .await;

@@ -111,6 +111,8 @@ pub(super) const HOST: Type = Type {
         seen("started", DateTime),
         seen("troubles", Array(&String)),
         seen("fencesAfter", Integer),
+        seen("bridges", Array(&String)),
+        seen("features", Array(&String)),
         seen("machines", Integer),
         seen("cpu", Integer),
         seen("cpuUsed", Integer),
