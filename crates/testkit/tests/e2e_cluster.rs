@@ -133,7 +133,7 @@ fn content_passes_entries(cluster: &Cluster) {
 fn a_machine_is_saved(cluster: &Cluster) {
     let before = cluster.machines();
     cluster.stratus(
-        "run-instance -q --save --author Ann --author-email ann@example.org --title from-its-host --comment made $STRATUS_IMAGE",
+        "run-instance -q --save --author Ann --author-email ann@example.org --image-version 1.0 --title from-its-host --comment made $STRATUS_IMAGE",
     );
     let machine = wait_until("the machine to run", LIMIT, || {
         let mut all = cluster.machines().into_iter();
