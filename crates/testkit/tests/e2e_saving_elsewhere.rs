@@ -184,3 +184,57 @@ fn a_disk_comes_to_the_storage_whichever_daemon_is_killed_meanwhile() {
     assert_ne!(captured["identifier"], image["identifier"]);
     cloud.assert_clean();
 }
+
+#[test]
+fn an_image_is_made_of_a_volume_that_was_written_from_afar() {
+    if skip_unless(&[]) {
+        return;
+    }
+    let (host, cloud) = TestHost::of_a_cloud();
+    let api = cloud.api();
+    let machine = cloud.machine();
+    machine.wait_for_ssh();
+    assert_eq!(host.machines(), [machine.uuid()]);
+    // The guest's disks are told by what follows the first one.
+    let with = |volume: &str, what: &str| {
+        machine.attach(volume);
+        let disk = wait_until("the disk", LIMIT, || {
+            let seen = machine.ssh("ls /sys/block");
+            let mut names = seen.lines();
+            let found = names.find(|name| *name == "vdb" || *name == "vdc")?;
+            Some(found.to_owned())
+        });
+        let said = machine.ssh(&what.replace("DISK", &format!("/dev/{disk}")));
+        machine.detach(volume);
+        said
+    };
+    let first = cloud.volume(&api, 1);
+    with(
+        &first,
+        "mkfs.ext4 -q DISK && mount DISK /mnt && echo then >/mnt/file && umount /mnt",
+    );
+    let asked = api.post(
+        "VolumeImage",
+        &json!({"name": "then", "imageLocation": {"href": first}}),
+    );
+    let job = asked.job.clone().unwrap();
+    let image = asked.expect(201)["id"].as_str().unwrap().to_owned();
+    cloud.wait_for_job(&job);
+    with(
+        &first,
+        "mount DISK /mnt && echo now >/mnt/file && umount /mnt",
+    );
+    let capacity = api.get(&image).expect(200)["capacity"].clone();
+    let asked = api.post(
+        "Volume",
+        &json!({"volumeTemplate": {"volumeConfig": {"capacity": capacity}, "volumeImage": {"href": image}}}),
+    );
+    let job = asked.job.clone();
+    let second = asked.expect(201)["id"].as_str().unwrap().to_owned();
+    job.iter().for_each(|job| cloud.wait_for_job(job));
+    let read = "mount DISK /mnt && cat /mnt/file; umount /mnt";
+    assert_eq!(with(&second, read), "then");
+    assert_eq!(with(&first, read), "now");
+    machine.kill();
+    cloud.assert_clean();
+}
