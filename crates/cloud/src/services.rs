@@ -10,6 +10,7 @@ use cimi::{
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
+use trust::TargetRequest;
 
 use crate::{
     ByteStream, Check, CloudError, Console, ConsoleRange, Download, DownloadRequest, Result, Upload,
@@ -170,6 +171,17 @@ pub trait VolumesOfHosts: Send + Sync {
         stream: &mut dyn Duplex,
         until: &CancellationToken,
     );
+
+    /// Shows a volume to this host by iSCSI, as the request that has come on `stream` asks for, and tells it there where; until
+    /// either end ends it, `until` is cancelled, or it is to have it no more. A host that doesn't get it hears nothing. When this
+    /// returns, nobody writes it for the host: it is to be driven to its end.
+    async fn show_target(
+        &self,
+        host: &HostId,
+        asked: &TargetRequest,
+        stream: &mut dyn Duplex,
+        until: &CancellationToken,
+    );
 }
 
 /// Where hosts that have joined get the files of machines that come to them.
@@ -245,6 +257,15 @@ impl VolumesOfHosts for NoServices {
         &self,
         _host: &HostId,
         _of: &VolumeUse,
+        _stream: &mut dyn Duplex,
+        _until: &CancellationToken,
+    ) {
+    }
+
+    async fn show_target(
+        &self,
+        _host: &HostId,
+        _asked: &TargetRequest,
         _stream: &mut dyn Duplex,
         _until: &CancellationToken,
     ) {

@@ -19,6 +19,7 @@ mod entries;
 mod images;
 mod moves;
 mod seats;
+mod targets;
 mod volumes;
 
 use std::{
@@ -54,7 +55,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use trust::{
     Authority, CALL_PROTOCOL, CROSSING_PROTOCOL, HostPeer, IMAGES_PATH, JOIN_PATH, JoinRequest,
-    MOVING_PATH, NEIGHBOURS_PATH, Peer, RENEW_PATH, VOLUME_PROTOCOL,
+    MOVING_PATH, NEIGHBOURS_PATH, Peer, RENEW_PATH, TARGET_PROTOCOL, VOLUME_PROTOCOL,
 };
 
 use self::{
@@ -131,6 +132,7 @@ pub struct HostDoor {
 enum Spoken {
     Http,
     Volume,
+    Target,
     Calls,
     Crossing,
 }
@@ -139,6 +141,7 @@ impl Spoken {
     fn of(protocol: Option<&[u8]>) -> Self {
         match protocol {
             Some(VOLUME_PROTOCOL) => Self::Volume,
+            Some(TARGET_PROTOCOL) => Self::Target,
             Some(CALL_PROTOCOL) => Self::Calls,
             Some(CROSSING_PROTOCOL) => Self::Crossing,
             _ => Self::Http,
@@ -296,9 +299,15 @@ impl HostDoor {
             .with_safe_default_protocol_versions()?
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(own)));
-        config.alpn_protocols = [b"h2", VOLUME_PROTOCOL, CALL_PROTOCOL, CROSSING_PROTOCOL]
-            .map(<[u8]>::to_vec)
-            .to_vec();
+        config.alpn_protocols = [
+            b"h2",
+            TARGET_PROTOCOL,
+            VOLUME_PROTOCOL,
+            CALL_PROTOCOL,
+            CROSSING_PROTOCOL,
+        ]
+        .map(<[u8]>::to_vec)
+        .to_vec();
         // Each connection is by a certificate that is looked at anew.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
@@ -329,12 +338,12 @@ impl HostDoor {
             Some(Some(Peer::Host(peer))) => {
                 let seats = match spoken {
                     Spoken::Http => &self.seats,
-                    Spoken::Volume => &self.volume_seats,
+                    Spoken::Volume | Spoken::Target => &self.volume_seats,
                     Spoken::Calls => &self.call_seats,
                     Spoken::Crossing => &self.crossing_seats,
                 };
                 let Some(seat) = seats.take(&peer.host) else {
-                    if spoken == Spoken::Volume {
+                    if matches!(spoken, Spoken::Volume | Spoken::Target) {
                         tracing::warn!(host = peer.host, %from, "a host doesn't get a volume: it has {VOLUMES_PER_HOST} connections for volumes already");
                     }
                     tracing::debug!(host = peer.host, %from, "no more connection of this host is taken");
@@ -343,6 +352,8 @@ impl HostDoor {
                 // After the seat is taken: whoever is removed from now on finds it.
                 if spoken == Spoken::Volume {
                     self.serve_volume(stream, (&peer, seat), from, ending).await;
+                } else if spoken == Spoken::Target {
+                    self.serve_target(stream, (&peer, seat), from, ending).await;
                 } else if spoken == Spoken::Calls {
                     self.serve_calls(stream, (&peer, seat), from, ending).await;
                 } else if spoken == Spoken::Crossing {

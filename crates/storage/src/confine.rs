@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-pub(crate) use self::child::confine;
+pub(crate) use self::child::{confine, confine_in_network, connect_as, leave_network};
 pub(crate) use self::run::Done;
 use self::run::Running;
 use crate::durable::{Durability, RemoveOnDrop, UNFINISHED};

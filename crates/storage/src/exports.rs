@@ -4,7 +4,10 @@
 //! that connection, and with this program: whoever uses the volume from afar connects anew, and what was written until then is
 //! in the file. So who may write a volume is decided in one place, and [`Exports::end`] ends it for good.
 
+mod iscsi;
+mod portal;
 mod server;
+mod targets;
 
 use std::{
     collections::HashMap,
@@ -32,7 +35,12 @@ use serde_json::json;
 use tokio::{net::UnixStream, sync::oneshot};
 use tokio_util::sync::CancellationToken;
 
-pub use self::server::VolumeServer;
+pub use self::{
+    iscsi::TargetDaemon,
+    portal::Portal,
+    server::VolumeServer,
+    targets::{Offer, Targets, WhyTarget},
+};
 use crate::{
     confine::{Bounds, confine},
     error::Error,

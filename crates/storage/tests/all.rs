@@ -11,5 +11,6 @@ mod real_qemu_accepts_our_overlays;
 mod replicas_are_proven_before_they_are_used;
 mod saved_disks_are_clean;
 mod saved_disks_hold_nothing_old;
+mod volumes_are_shown_by_iscsi;
 mod volumes_are_shown_to_one_host;
 mod web_server;

@@ -30,17 +30,17 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const MIB: u64 = 1 << 20;
 
 /// A computer that keeps one volume, which a machine on a host has.
-struct World {
-    dir: tempfile::TempDir,
-    server: VolumeServer,
-    host: HostId,
+pub struct World {
+    pub dir: tempfile::TempDir,
+    pub server: VolumeServer,
+    pub host: HostId,
     machine: Machine,
     volume: VolumeId,
     taking_back: JoinHandle<()>,
 }
 
 impl World {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let dir = tempfile::tempdir().expect("temporary directory");
         let store = SqliteStore::open(dir.path().join("db")).expect("database");
         let documents = Documents::open(Arc::new(store)).await.expect("documents");
@@ -93,6 +93,7 @@ impl World {
                 StorageDaemon::at(program, dir.path().join("exports")).expect("the program"),
             ),
             uid_base: root.then_some(70_000),
+            targets: None,
             tenure: None,
         };
         let taking = server.clone();
@@ -107,7 +108,7 @@ impl World {
     }
 
     /// What the volume is used for as its machine has it now.
-    fn of(&self) -> VolumeUse {
+    pub fn of(&self) -> VolumeUse {
         let machine = self.server.documents.machines.get(self.machine.id.local());
         let machine = machine.expect("the machine's document");
         VolumeUse {
@@ -118,7 +119,7 @@ impl World {
     }
 
     /// Serves whoever connects to a socket as if it were this host, with the volume as its machine has it now.
-    fn door(&self, host: &HostId, name: &str) -> PathBuf {
+    pub fn door(&self, host: &HostId, name: &str) -> PathBuf {
         let path = self.dir.path().join(name);
         let listener = UnixListener::bind(&path).expect("a socket");
         let server = self.server.clone();
@@ -138,7 +139,7 @@ impl World {
         path
     }
 
-    async fn edit_machine(&self, edit: impl Fn(&mut Machine) + Send + Sync) {
+    pub async fn edit_machine(&self, edit: impl Fn(&mut Machine) + Send + Sync) {
         let edit = |machine: &mut Machine| {
             edit(machine);
             Ok::<bool, documents::DocumentsError>(true)
@@ -147,7 +148,7 @@ impl World {
         written.await.expect("the machine's document");
     }
 
-    async fn edit_volume(&self, edit: impl Fn(&mut Volume) + Send + Sync) {
+    pub async fn edit_volume(&self, edit: impl Fn(&mut Volume) + Send + Sync) {
         let edit = |volume: &mut Volume| {
             edit(volume);
             Ok::<bool, documents::DocumentsError>(true)
@@ -156,7 +157,7 @@ impl World {
         written.await.expect("the volume's document");
     }
 
-    async fn until_nobody_has_it(&self) {
+    pub async fn until_nobody_has_it(&self) {
         let gone = async {
             while self.server.exports.user(self.volume.local()).is_some() {
                 tokio::time::sleep(Duration::from_millis(5)).await;

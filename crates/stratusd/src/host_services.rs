@@ -20,13 +20,13 @@ use serde_json::{Value, json};
 use storage::{
     Error as StorageError,
     controller::{ExportFormat, StorageController},
-    exports::{User, VolumeServer},
+    exports::{User, VolumeServer, WhyTarget},
     import::Redirects,
     registry::{Catalogue, Found, LookupError, Registries},
 };
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
-use trust::{CrossingRequest, HERE, MET};
+use trust::{Asking, CrossingRequest, HERE, MET, TargetAnswer, TargetRequest, VolumeTarget};
 use vmhost::{
     controller::{Channel, MachineFiles, VmHost, WayEnd},
     moving::Packed,
@@ -502,5 +502,60 @@ impl VolumesOfHosts for VolumesHere {
             of: of.clone(),
         };
         server.serve(&user, stream, until).await;
+    }
+
+    async fn show_target(
+        &self,
+        host: &HostId,
+        asked: &TargetRequest,
+        stream: &mut dyn Duplex,
+        until: &CancellationToken,
+    ) {
+        let TargetRequest(of, asking) = asked;
+        let Some(server) = &self.0 else {
+            tracing::debug!(%host, volume = %of.volume, "a host asks for a volume that isn't kept here");
+            return;
+        };
+        let user = User {
+            host: host.clone(),
+            of: of.clone(),
+        };
+        let why = match asking {
+            Asking::Anew => WhyTarget::Anew,
+            Asking::Again => WhyTarget::Again,
+            Asking::Lost => WhyTarget::Lost,
+        };
+        let offer = match server.offer(&user, why).await {
+            Ok(offer) => offer,
+            Err(reason) => {
+                tracing::warn!(%host, volume = %of.volume, machine = %of.machine, reason, "a host doesn't get a volume by iSCSI");
+                return;
+            }
+        };
+        let answer = TargetAnswer(offer.as_ref().map(|offer| VolumeTarget {
+            portal: offer.portal,
+            target: offer.target.clone(),
+            initiator: offer.initiator.clone(),
+            user: offer.user.to_owned(),
+            secret: offer.secret.clone(),
+        }));
+        let speaking = async {
+            let answer = answer.to_bytes().ok_or(io::ErrorKind::InvalidData)?;
+            stream.write_all(&answer).await?;
+            stream.flush().await?;
+            // Nothing is said: it ends when the host does, or wants to.
+            stream.read_u8().await.map(drop)
+        };
+        match offer {
+            None => {
+                let _ = until.run_until_cancelled(speaking).await;
+            }
+            Some(offer) => {
+                let gone = async {
+                    let _ = until.run_until_cancelled(speaking).await;
+                };
+                offer.until(&user, gone).await;
+            }
+        }
     }
 }

@@ -255,8 +255,19 @@ pub async fn serve(
         // Stopped last: what the door still answers is written down, too.
         parts.start("audit", |stop| writer.run(stop));
         let serving = roles.serving();
+        let targets = match roles.has(Role::Storage) {
+            true => settings::targets(&config, &state).await?,
+            false => None,
+        };
+        if let Some(targets) = targets.clone() {
+            parts.start("iscsi", |stop| async move {
+                stop.run_until_cancelled(targets.run()).await;
+            });
+        }
         let hosts = (roles.has(Role::Entry) || roles.has(Role::Storage)).then(|| {
+            let targets = targets.clone();
             let volumes = roles.has(Role::Storage).then(|| VolumeServer {
+                targets,
                 documents: documents.clone(),
                 exports,
                 daemon: settings::storage_daemon(&state, "hosts that have joined get no volumes"),

@@ -9,7 +9,7 @@ use std::{
 };
 
 use accounts::{Cost, Hashing};
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use placement::{Policy, Strategy};
 use tokio::{process::Command, time::timeout};
 use vmhost::{
@@ -414,6 +414,38 @@ fn qemu_img() -> Option<storage::confine::QemuImg> {
         "`qemu-img` is not in PATH: qcow2 images are examined by our own rules only (Debian: qemu-utils)"
     );
     None
+}
+
+/// By what volumes are shown to them by iSCSI, if that is asked for.
+///
+/// # Errors
+/// If it can't be done.
+pub(crate) async fn targets(
+    config: &Config,
+    state: &Path,
+) -> anyhow::Result<Option<storage::exports::Targets>> {
+    const PORTAL: &str = "storage.iscsi_portal";
+    let Config { storage, .. } = config;
+    if storage.iscsi_portal.is_empty() {
+        return Ok(None);
+    }
+    ensure!(
+        config::is_root(),
+        "`{PORTAL}` is set: what shows volumes by iSCSI can be confined by root only, and this daemon isn't; leave it out"
+    );
+    let usual = PathBuf::from("/usr/sbin/tgtd");
+    let program = in_path("tgtd".as_ref()).or_else(|| usual.is_file().then_some(usual));
+    let program = program.with_context(|| {
+        format!("`{PORTAL}` is set, and `tgtd` is not in PATH: install it (Debian: tgt), or leave it out")
+    })?;
+    let daemon = storage::exports::TargetDaemon::at(&program, state.join("targets"))?;
+    let address = storage.iscsi_portal.parse().context(PORTAL)?;
+    let portal = storage::exports::Portal::listen(address).await;
+    let portal = portal.with_context(|| format!("listening at `{PORTAL}` {address}"))?;
+    let is_usual = storage.share == "iscsi";
+    let targets = storage::exports::Targets::open(daemon, portal, &config.storage_dir(), is_usual)?;
+    tracing::info!(portal = %address, is_usual, "volumes are shown to hosts by iSCSI, which is not encrypted");
+    Ok(Some(targets))
 }
 
 /// What shows volumes to hosts that have joined, if it is there; else `lacking` is said.

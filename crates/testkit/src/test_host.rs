@@ -61,6 +61,16 @@ impl TestHost {
     #[must_use]
     #[track_caller]
     pub fn of_a_cloud() -> (Self, TestCloud) {
+        Self::of_a_cloud_with("")
+    }
+
+    /// The same of a cloud with more lines in the table `storage`. Its end of the cable is 192.168.77.1.
+    ///
+    /// # Panics
+    /// If that isn't possible.
+    #[must_use]
+    #[track_caller]
+    pub fn of_a_cloud_with(storage: &str) -> (Self, TestCloud) {
         const CLOUD: &str = "192.168.77.1";
         let mut host = Self::with_bridges();
         let (namespace, other) = (Namespace::new(), host.namespace().unwrap());
@@ -68,6 +78,7 @@ impl TestHost {
         let options = Options {
             listen: Some(format!("{CLOUD}:8443")),
             tunnel_address: Some(CLOUD.to_owned()),
+            storage: storage.to_owned(),
             ..Options::default()
         };
         let cloud = TestCloud::start_in(namespace, &options);

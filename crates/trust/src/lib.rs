@@ -24,6 +24,7 @@ mod join;
 mod key;
 mod neighbour;
 mod peer;
+mod target;
 mod token;
 mod verifier;
 mod volume;
@@ -41,6 +42,10 @@ pub use neighbour::{
     TICKET_LIFE, Ticket, certificates_of,
 };
 pub use peer::{HostPeer, Peer};
+pub use target::{
+    Asking, TARGET_LENGTH_BYTES, TARGET_PROTOCOL, TARGET_REQUEST_BYTES, TargetAnswer,
+    TargetRequest, VolumeTarget,
+};
 pub use token::{JoinSecret, JoinToken};
 pub use verifier::OfAuthority;
 pub use volume::{VOLUME_PROTOCOL, VOLUME_REQUEST_BYTES, VolumeRequest};

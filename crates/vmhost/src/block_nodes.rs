@@ -14,6 +14,8 @@ use crate::launch_spec::{DiskFormat, DiskId, DiskSpec, ImageStorage, MAX_CHAIN, 
 const RECONNECT_SECONDS: u32 = 30 * 24 * 3600;
 /// How long QEMU tries to connect at first; it does nothing else meanwhile.
 const OPEN_SECONDS: u32 = 5;
+/// Where a target has the volume.
+const ISCSI_LUN: u32 = 1;
 /// Descriptor sets below this number belong to the machine itself (serial log, media).
 const FIRST_DISK_SET: u32 = 1000;
 
@@ -83,7 +85,7 @@ pub fn definitions(disk: &DiskSpec, port: u8, first_set: u32) -> Vec<Value> {
             "auto-read-only": false,
             "discard": "unmap",
         });
-        match image.storage {
+        match &image.storage {
             ImageStorage::File | ImageStorage::BlockDevice => {
                 let is_device = image.storage == ImageStorage::BlockDevice;
                 file["driver"] = Value::from(if is_device { "host_device" } else { "file" });
@@ -98,6 +100,16 @@ pub fn definitions(disk: &DiskSpec, port: u8, first_set: u32) -> Vec<Value> {
                 file["export"] = Value::from(storage::exports::EXPORT);
                 file["reconnect-delay"] = Value::from(RECONNECT_SECONDS);
                 file["open-timeout"] = Value::from(OPEN_SECONDS);
+            }
+            ImageStorage::Iscsi(target) => {
+                file["driver"] = Value::from("iscsi");
+                file["transport"] = Value::from("tcp");
+                file["portal"] = Value::from(target.portal.to_string());
+                file["target"] = Value::from(target.target.as_str());
+                file["lun"] = Value::from(ISCSI_LUN);
+                file["initiator-name"] = Value::from(target.initiator.as_str());
+                file["user"] = Value::from(target.user.as_str());
+                file["password-secret"] = Value::from(secret_id(first_set));
             }
         }
         nodes.push(file);
@@ -119,6 +131,27 @@ pub fn definitions(disk: &DiskSpec, port: u8, first_set: u32) -> Vec<Value> {
         nodes.push(format);
     }
     nodes
+}
+
+/// The secret that a disk is opened with, if it has one, to be made before its nodes: QEMU reads it from its file by itself, and
+/// needs it no more once the disk is open.
+#[must_use]
+pub fn secret(disk: &DiskSpec, first_set: u32) -> Option<Value> {
+    let ImageStorage::Iscsi(_) = disk.image.storage else {
+        return None;
+    };
+    let folder = inherited(VOLUMES_DESCRIPTOR);
+    Some(json!({
+        "qom-type": "secret",
+        "id": secret_id(first_set),
+        "file": format!("{folder}/{}", disk.image.path.display()),
+    }))
+}
+
+/// The name of a disk's secret: like the numbers of descriptor sets, it is no other disk's later.
+#[must_use]
+pub fn secret_id(first_set: u32) -> String {
+    format!("secret-{first_set}")
 }
 
 /// The names of [`definitions`] for a chain of so many images, in the order they must be removed: top first.
@@ -153,7 +186,7 @@ pub fn device(disk: &DiskSpec, port: u8, boot_index: Option<u8>) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::launch_spec::ImageFile;
+    use crate::launch_spec::{ImageFile, IscsiTarget};
 
     #[test]
     fn a_chain_is_made_from_the_bottom_and_ends_explicitly() {
@@ -244,6 +277,33 @@ mod tests {
             };
             other.check().expect_err("it leads elsewhere");
         }
+    }
+
+    #[test]
+    fn the_secret_of_a_target_is_on_no_command_line() {
+        let target = IscsiTarget {
+            portal: "192.0.2.1:3260".parse().expect("an address"),
+            target: "iqn.a".to_owned(),
+            initiator: "iqn.b".to_owned(),
+            user: "stratus".to_owned(),
+        };
+        let disk = DiskSpec {
+            id: DiskId::new("v").expect("a valid identifier"),
+            image: ImageFile::iscsi(target, "v.iscsi"),
+            backing: Vec::new(),
+            read_only: false,
+            serial: String::new(),
+            slot: 0,
+        };
+        disk.check().expect("a name is enough");
+        let nodes = definitions(&disk, 2, 1000);
+        assert_eq!(nodes[0]["driver"], "iscsi");
+        assert_eq!(nodes[0]["portal"], "192.0.2.1:3260");
+        assert_eq!(nodes[0]["lun"], 1);
+        assert_eq!(nodes[1]["driver"], "raw");
+        let secret = secret(&disk, 1000).expect("it has one");
+        assert_eq!(secret["id"], nodes[0]["password-secret"]);
+        assert_eq!(secret["file"], "/proc/self/fd/7/v.iscsi");
     }
 
     #[test]

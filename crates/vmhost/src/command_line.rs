@@ -289,6 +289,9 @@ fn disks(spec: &LaunchSpec, descriptors: &[Descriptor], line: &mut ArgumentList)
         }
     }
     for (port, disk) in spec.disks_on_ports() {
+        if let Some(secret) = block_nodes::secret(disk, block_nodes::set_at_start(port)) {
+            line.option("-object", secret.to_string());
+        }
         for node in block_nodes::definitions(disk, port, block_nodes::set_at_start(port)) {
             line.option("-blockdev", node.to_string());
         }

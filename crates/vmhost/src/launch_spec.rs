@@ -16,7 +16,9 @@ use uuid::Uuid;
 use crate::error::HypervisorError;
 
 pub use confinement::{CgroupSpec, Credentials};
-pub use disk::{DiskFormat, DiskId, DiskSpec, ImageFile, ImageStorage, MAX_CHAIN, SERIAL_BYTES};
+pub use disk::{
+    DiskFormat, DiskId, DiskSpec, ImageFile, ImageStorage, IscsiTarget, MAX_CHAIN, SERIAL_BYTES,
+};
 pub use nic::{MacAddress, NicBackend, NicModel, NicSpec, PortForward, UserLease, UserNetwork};
 
 /// Root ports sit eight to a PCI slot in slots 0x10–0x17, of which this many are used at most.

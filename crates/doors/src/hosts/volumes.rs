@@ -10,7 +10,7 @@ use trust::{HostPeer, VOLUME_REQUEST_BYTES, VolumeRequest};
 use super::{Ending, HostDoor, seats::Seat};
 
 /// How long a host may take to say which volume it wants.
-const ASKING: Duration = Duration::from_secs(10);
+pub(super) const ASKING: Duration = Duration::from_secs(10);
 
 impl HostDoor {
     /// One connection for a volume.
@@ -33,11 +33,7 @@ impl HostDoor {
         tracing::debug!(%host, volume = %of.volume, %from, "a host asks for a volume");
         let (until, served) = (CancellationToken::new(), CancellationToken::new());
         let over = async {
-            tokio::select! {
-                () = seat.cut_off() => {}
-                () = self.until_over(peer) => {}
-                () = ending.closing.cancelled() => {}
-            }
+            self.volume_is_over(peer, &seat, ending).await;
             until.cancel();
         };
         let serving = async {
@@ -46,5 +42,14 @@ impl HostDoor {
         };
         // To its end, whatever ends it: the volume isn't free before.
         tokio::join!(serving, served.run_until_cancelled(over));
+    }
+
+    /// Waits until a connection for a volume is to end.
+    pub(super) async fn volume_is_over(&self, peer: &HostPeer, seat: &Seat<'_>, ending: &Ending) {
+        tokio::select! {
+            () = seat.cut_off() => {}
+            () = self.until_over(peer) => {}
+            () = ending.closing.cancelled() => {}
+        }
     }
 }

@@ -44,7 +44,9 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
-use trust::{HostKey, JOIN_PATH, JoinRequest, JoinToken, Joined, OfAuthority, SERVER_NAME};
+use trust::{
+    HostKey, JOIN_PATH, JoinRequest, JoinToken, Joined, OfAuthority, SERVER_NAME, TargetRequest,
+};
 
 use crate::support::{client::PATIENCE, recorder::Recorder};
 
@@ -151,6 +153,16 @@ impl VolumesOfHosts for Volumes {
         let quiet = async { while stream.read(&mut said).await.is_ok_and(|read| read > 0) {} };
         until.run_until_cancelled(quiet).await;
         self.0.send_modify(|had| had.retain(|other| *other != one));
+    }
+
+    async fn show_target(
+        &self,
+        host: &HostId,
+        asked: &TargetRequest,
+        stream: &mut dyn Duplex,
+        until: &CancellationToken,
+    ) {
+        self.serve(host, &asked.0, stream, until).await;
     }
 }
 

@@ -11,11 +11,11 @@ use store::{Tenure, cache::Changed};
 use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes};
 use tokio_util::sync::CancellationToken;
 
-use super::{Exports, Part, StorageDaemon, User};
+use super::{Exports, Part, StorageDaemon, Targets, User};
 use crate::inspect::Format;
 
 /// How many users there are for processes; that of a machine elsewhere is nobody's here.
-const USERS: u32 = 60_000;
+pub(super) const USERS: u32 = 60_000;
 /// What is read before it is written, each way.
 const BUFFER_BYTES: usize = 256 * 1024;
 
@@ -28,6 +28,8 @@ pub struct VolumeServer {
     pub exports: Exports,
     /// None: this computer has no such program, and hosts get no volumes.
     pub daemon: Option<StorageDaemon>,
+    /// By which volumes are shown by iSCSI, too; none: they are not.
+    pub targets: Option<Targets>,
     /// The processes run as users from this one on, that of each machine as another; none: as we do.
     pub uid_base: Option<u32>,
     /// Whether this daemon keeps the volumes of its cloud; none: no other one could.
@@ -35,9 +37,9 @@ pub struct VolumeServer {
 }
 
 /// A volume that a machine of a host has.
-struct Found {
-    parts: Vec<Part>,
-    vmid: u32,
+pub(super) struct Found {
+    pub(super) parts: Vec<Part>,
+    pub(super) vmid: u32,
 }
 
 impl VolumeServer {
@@ -134,7 +136,7 @@ impl VolumeServer {
 
     /// A volume, if it is that attachment to that machine which is wanted, and the machine is placed on that host; else why the
     /// host doesn't get it.
-    fn find(&self, user: &User) -> Result<Found, String> {
+    pub(super) fn find(&self, user: &User) -> Result<Found, String> {
         let of = &user.of;
         let read = self.documents.volumes.get(of.volume.local());
         let read = read.ok_or("there is no such volume")?;

@@ -58,6 +58,24 @@ impl Config {
             let text = format!("is `{door}`; write HOST:PORT");
             return wrong("storage.address", text);
         }
+        let (share, portal) = (&self.storage.share, &self.storage.iscsi_portal);
+        if !["nbd", "iscsi"].contains(&&**share) {
+            let text = format!("is `{share}`; write nbd or iscsi");
+            return wrong("storage.share", text);
+        }
+        if share == "iscsi" && portal.is_empty() {
+            let text = "is iscsi: set storage.iscsi_portal, too".to_owned();
+            return wrong("storage.share", text);
+        }
+        // Hosts are told it as it is.
+        let is_reachable =
+            |address: SocketAddr| !address.ip().is_unspecified() && address.port() > 0;
+        if !portal.is_empty() && !portal.parse().is_ok_and(is_reachable) {
+            let text = format!(
+                "is `{portal}`; write an address of this computer that hosts reach, and a port, such as 10.0.0.1:3260"
+            );
+            return wrong("storage.iscsi_portal", text);
+        }
         if tracing_subscriber::EnvFilter::try_new(&self.log.level).is_err() {
             let text = format!(
                 "is `{}`; write error, warn, info, debug or trace",

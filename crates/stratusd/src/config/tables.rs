@@ -256,6 +256,8 @@ pub struct NetworkEntry {
 pub struct Storage {
     pub dir: String,
     pub address: String,
+    pub share: String,
+    pub iscsi_portal: String,
     pub reserve_mib: u64,
     pub quarantine_hours: u64,
     pub image_cache_gib: u64,
@@ -268,6 +270,8 @@ impl Default for Storage {
         Self {
             dir: String::new(),
             address: String::new(),
+            share: "nbd".to_owned(),
+            iscsi_portal: String::new(),
             reserve_mib: 1024,
             quarantine_hours: 48,
             image_cache_gib: 0,

@@ -8,6 +8,8 @@
 //! When a connection ends, on whichever way, QEMU waits and connects again, as when this daemon is started anew: the guest waits,
 //! and loses nothing. A socket is of one attachment of a volume, and of no later one.
 
+mod targets;
+
 use std::{
     collections::HashMap,
     fmt, io,
@@ -42,6 +44,7 @@ use vmhost::{
     controller::{VolumeFiles, VolumePlace, VolumeUser, volume_disk},
 };
 
+use self::targets::Targets;
 use crate::joining::{self, Believed, Kept};
 
 /// How long an entry may take to be connected to, and to give a volume then: who had it ends first.
@@ -67,6 +70,8 @@ struct Inner {
     /// The one that gave a volume last, which is asked first.
     first: AtomicUsize,
     config: Arc<ClientConfig>,
+    /// Those that are used by iSCSI.
+    targets: Targets,
     sockets: Mutex<HashMap<Disk, Socket>>,
 }
 
@@ -124,6 +129,7 @@ impl RemoteVolumes {
         let mut config = Believed::of_host(kept, key)?
             .config()
             .context("preparing to use volumes")?;
+        let targets = Targets::of(config.clone());
         config.alpn_protocols = vec![VOLUME_PROTOCOL.to_vec()];
         Ok(Self(Arc::new(Inner {
             documents,
@@ -131,6 +137,7 @@ impl RemoteVolumes {
             entries: kept.entries.clone(),
             first: AtomicUsize::new(0),
             config: Arc::new(config),
+            targets,
             sockets: Mutex::default(),
         })))
     }
@@ -142,6 +149,7 @@ impl RemoteVolumes {
             self.0.close_unneeded(changed.id());
         }
         self.0.sockets.lock().clear();
+        self.0.targets.clear();
     }
 
     /// Has a disk's socket lead there.
@@ -201,6 +209,9 @@ impl VolumeFiles for RemoteVolumes {
     ) -> BoxFuture<'a, Result<VolumePlace, String>> {
         async move {
             let disk = volume_disk(attached);
+            if let Some(place) = self.0.target(by, attached).await? {
+                return Ok(place);
+            }
             self.end_blank(by, &disk).await;
             let opened = self.open_socket(by, &disk, Leads::Entry(by.of(attached)));
             opened.map_err(|error| {
@@ -220,6 +231,9 @@ impl VolumeFiles for RemoteVolumes {
         attached: &'a AttachedVolume,
     ) -> BoxFuture<'a, Result<(), String>> {
         async move {
+            if let Some(answers) = self.0.portal_answers(by, attached).await {
+                return answers;
+            }
             let connected = self.0.connect(&by.of(attached)).await;
             connected
                 .map(drop)
@@ -255,6 +269,9 @@ impl VolumeFiles for RemoteVolumes {
     }
 
     fn lost(&self, by: &VolumeUser, disk: &DiskId) {
+        if self.0.lose_target(by, disk) {
+            return;
+        }
         let nothing = Leads::Nothing(by.user);
         if let Err(error) = self.open_socket(by, disk.as_str(), nothing) {
             tracing::error!(%disk, %error, "a guest can't be told that it has lost a volume");
@@ -281,13 +298,19 @@ type Connected = tokio_rustls::client::TlsStream<tokio::net::TcpStream>;
 impl Inner {
     fn close_unneeded(&self, machine: &str) {
         let read = self.documents.machines.get(machine);
+        self.targets
+            .close_unneeded(machine, read.as_ref().map(|machine| &machine.document.0));
         let is_needed = |disk: &str| {
             let attached = read.as_ref().map(|machine| machine.volumes.iter());
             attached.is_some_and(|mut all| all.any(|one| volume_disk(one) == disk))
         };
         self.sockets.lock().retain(|(of, disk), socket| {
             let is_wanted = is_needed(disk) || (socket.leads == Led::Nothing && read.is_some());
-            let stays = of.local() != machine || is_wanted;
+            // Which way it is to be, is asked anew before it starts.
+            let is_off = read
+                .as_ref()
+                .is_some_and(|machine| targets::is_off(machine));
+            let stays = of.local() != machine || (is_wanted && !is_off);
             if !stays {
                 VolumeUser::forget(&socket.folder, &socket_of(disk));
             }
@@ -298,18 +321,27 @@ impl Inner {
     /// A connection to an entry that gives this volume, and has said so by [`GREETING`].
     async fn connect(&self, of: &VolumeUse) -> Result<Connected, NotGiven> {
         let mut why_not = Vec::new();
-        let in_turn = self.entries.iter().enumerate().cycle();
-        let in_turn = in_turn.skip(self.first.load(Relaxed));
-        for (number, entry) in in_turn.take(self.entries.len()) {
+        for (number, entry) in self.in_turn() {
             match self.connect_to(entry, of).await {
                 Ok(stream) => {
-                    self.first.store(number, Relaxed);
+                    self.gave(number);
                     return Ok(stream);
                 }
                 Err(why) => why_not.push((entry.clone(), why)),
             }
         }
         Err(NotGiven(why_not))
+    }
+
+    /// All entries, that which gave something last first.
+    fn in_turn(&self) -> impl Iterator<Item = (usize, &joining::Entry)> {
+        let in_turn = self.entries.iter().enumerate().cycle();
+        let in_turn = in_turn.skip(self.first.load(Relaxed));
+        in_turn.take(self.entries.len())
+    }
+
+    fn gave(&self, number: usize) {
+        self.first.store(number, Relaxed);
     }
 
     async fn connect_to(
@@ -448,6 +480,7 @@ mod tests {
             daemon: None,
             entries: Vec::new(),
             first: AtomicUsize::new(0),
+            targets: Targets::of(config.clone()),
             config: Arc::new(config),
             sockets: Mutex::default(),
         }));
@@ -466,6 +499,8 @@ mod tests {
             taken: None,
         };
         let socket = by.folder.volumes().join(socket_of(&volume_disk(&attached)));
+        // It is known that it isn't used by iSCSI.
+        drop(by.listen(&socket_of(&volume_disk(&attached))).unwrap());
         volumes.ready(&by, &attached).await.unwrap();
         UnixStream::connect(&socket).await.unwrap();
         let mode = std::fs::metadata(&by.folder.0)

@@ -529,6 +529,9 @@ pub(crate) fn volume_spec(
     let (top, backing) = match (places.get(volume), files.next()) {
         (Some(VolumePlace::Files), Some(top)) => (top, files.collect()),
         (Some(VolumePlace::Socket(name)), _) => (ImageFile::socket(name), Vec::new()),
+        (Some(VolumePlace::Iscsi(target, secret)), _) => {
+            (ImageFile::iscsi(target.clone(), secret), Vec::new())
+        }
         // Attached since it was asked where they are.
         _ => return Err(PrepareError::NotYet(format!("waits for {volume}"))),
     };

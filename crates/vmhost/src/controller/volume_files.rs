@@ -2,8 +2,9 @@
 //! its affair.
 
 use std::{
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
-    path::Path,
+    io::Write as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -18,6 +19,7 @@ use tokio::time::timeout;
 use crate::{
     DiskId,
     hypervisor::RunFolder,
+    launch_spec::IscsiTarget,
     qemu::{ShortWay, make_volumes_folder},
 };
 
@@ -28,6 +30,8 @@ pub enum VolumePlace {
     Files,
     /// Behind a socket of this name in the machine's folder of volumes, in NBD.
     Socket(String),
+    /// At an iSCSI target, with the secret in a file of this name in the same folder.
+    Iscsi(IscsiTarget, String),
 }
 
 /// How the names of volumes' disks at the hypervisor begin.
@@ -72,6 +76,33 @@ impl VolumeUser {
     /// # Errors
     /// If it can't be made.
     pub fn listen(&self, name: &str) -> std::io::Result<tokio::net::UnixListener> {
+        let path = self.place(name)?;
+        let folder = self.folder.volumes();
+        let way = ShortWay::to(&folder)?;
+        let listener = tokio::net::UnixListener::bind(way.path(&path)?)?;
+        std::os::unix::fs::chown(&path, self.user, self.user)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        Ok(listener)
+    }
+
+    /// Keeps a secret in a file of this name in the machine's folder of volumes, which its process alone may read. One that is
+    /// there is replaced.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub fn keep_secret(&self, name: &str, secret: &str) -> std::io::Result<()> {
+        let path = self.place(name)?;
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)?;
+        std::os::unix::fs::fchown(&file, self.user, self.user)?;
+        file.write_all(secret.as_bytes())
+    }
+
+    /// Where a socket or file of this name is to be in the machine's folder of volumes, which is made; one that is there is removed.
+    fn place(&self, name: &str) -> std::io::Result<PathBuf> {
         // As whoever puts disks into it would make it, before whom this may come.
         std::fs::DirBuilder::new()
             .recursive(true)
@@ -81,23 +112,18 @@ impl VolumeUser {
         make_volumes_folder(&folder)?;
         let path = folder.join(name);
         match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+            _ => Ok(path),
         }
-        let way = ShortWay::to(&folder)?;
-        let listener = tokio::net::UnixListener::bind(way.path(&path)?)?;
-        std::os::unix::fs::chown(&path, self.user, self.user)?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-        Ok(listener)
     }
 
-    /// Whether the socket of this name is there: it goes with the machine's folder.
+    /// Whether the socket or file of this name is there: it goes with the machine's folder.
     #[must_use]
     pub fn has_socket(&self, name: &str) -> bool {
         self.folder.volumes().join(name).exists()
     }
 
-    /// Removes the socket of this name, if there is one.
+    /// Removes the socket or file of this name, if there is one.
     pub fn forget(folder: &Path, name: &str) {
         let _ = std::fs::remove_file(RunFolder(folder.to_owned()).volumes().join(name));
     }

@@ -1,6 +1,7 @@
 //! A disk of a machine: its name, its images, what the guest sees of it.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -86,7 +87,7 @@ impl DiskFormat {
 }
 
 /// What kind of thing an image's path names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ImageStorage {
     /// An ordinary file.
@@ -97,12 +98,29 @@ pub enum ImageStorage {
     /// A socket in the machine's folder of these ([`RunFolder::volumes`](crate::hypervisor::RunFolder::volumes)), at which the
     /// image is spoken of in NBD. QEMU connects by itself, and again when the connection ends.
     Socket,
+    /// An iSCSI target, to which QEMU connects by itself, and again when the connection ends. Its secret is in a file in the same
+    /// folder.
+    Iscsi(IscsiTarget),
+}
+
+/// A target of iSCSI, at LUN 1, by TCP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IscsiTarget {
+    /// Where it is.
+    pub portal: SocketAddr,
+    /// Its name.
+    pub target: String,
+    /// Who logs in.
+    pub initiator: String,
+    /// And as whom, by CHAP.
+    pub user: String,
 }
 
 /// One file of a disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageFile {
-    /// Absolute path; opened by this process, so QEMU needs no right on it. Of a socket: its name.
+    /// Absolute path; opened by this process, so QEMU needs no right on it. Of a socket: its name. Of a target: the name of the file
+    /// with its secret.
     pub path: PathBuf,
     /// Stated, never probed: a guest could write another format's header.
     pub format: DiskFormat,
@@ -131,10 +149,23 @@ impl ImageFile {
         }
     }
 
+    /// A whole disk at a target, with its secret in the file of this name.
+    #[must_use]
+    pub fn iscsi(target: IscsiTarget, secret: impl Into<PathBuf>) -> Self {
+        Self {
+            path: secret.into(),
+            format: DiskFormat::Raw,
+            storage: ImageStorage::Iscsi(target),
+        }
+    }
+
     /// Whether we open it, and QEMU is handed the descriptor.
     #[must_use]
     pub fn is_opened(&self) -> bool {
-        self.storage != ImageStorage::Socket
+        match self.storage {
+            ImageStorage::File | ImageStorage::BlockDevice => true,
+            ImageStorage::Socket | ImageStorage::Iscsi(_) => false,
+        }
     }
 }
 
@@ -176,11 +207,11 @@ impl DiskSpec {
             ));
         }
         for image in self.images() {
-            if image.storage == ImageStorage::Socket {
+            if !image.is_opened() {
                 let is_name = image.path.file_name() == Some(image.path.as_os_str());
                 if !is_name || image.path.to_str().is_none() || !self.backing.is_empty() {
                     return Err(HypervisorError::invalid(
-                        "a disk's socket",
+                        "a disk's socket or secret",
                         image.path.to_string_lossy(),
                         "must be a name, and stand on nothing",
                     ));

@@ -43,9 +43,23 @@ impl Shared {
             qmp.execute_with_descriptor("add-fd", arguments, descriptor)
                 .await?;
         }
-        for node in block_nodes::definitions(disk, entry.port, entry.first_set) {
-            qmp.execute("blockdev-add", Some(node)).await?;
+        let secret = block_nodes::secret(disk, entry.first_set);
+        let is_secret = secret.is_some();
+        if is_secret {
+            qmp.execute("object-add", secret).await?;
         }
+        let mut opened = Ok(());
+        for node in block_nodes::definitions(disk, entry.port, entry.first_set) {
+            opened = qmp.execute("blockdev-add", Some(node)).await.map(drop);
+            if opened.is_err() {
+                break;
+            }
+        }
+        if is_secret {
+            let id = json!({"id": block_nodes::secret_id(entry.first_set)});
+            qmp.execute("object-del", Some(id)).await?;
+        }
+        opened?;
         let device = block_nodes::device(disk, entry.port, None);
         qmp.execute("device_add", Some(device))
             .await

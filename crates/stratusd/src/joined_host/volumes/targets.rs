@@ -1,0 +1,359 @@
+//! Volumes that machines of this host use by iSCSI: QEMU connects to the target itself, and this daemon holds the connection to the
+//! entry as long as which it is shown.
+//!
+//! ```text
+//!  QEMU ──iSCSI, in the storage network──▶ the portal ──▶ its tgtd ──▶ the volume
+//!  this daemon ──TLS: the host is to have it──▶ an entry ──────┘ (as long as this connection is there)
+//! ```
+//!
+//! Which way it is to be, the entry says when an attachment is first used. By its file an attachment is known to be of iSCSI after
+//! a restart: `<disk>.iscsi` in the folder of the machine's volumes, with the secret. Meanwhile the guest waits, and QEMU logs in
+//! again by itself.
+
+use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
+
+use cimi::{
+    MachineId, Timestamp, VolumeId,
+    lifecycle::{Power, Stage},
+    resources::{AttachedVolume, Machine, VolumeUse},
+};
+use parking_lot::Mutex;
+use rustls::ClientConfig;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_util::task::AbortOnDropHandle;
+use trust::{
+    Asking, TARGET_LENGTH_BYTES, TARGET_PROTOCOL, TargetAnswer, TargetRequest, VOLUME_PROTOCOL,
+    VolumeTarget,
+};
+use vmhost::{
+    DiskId,
+    controller::{VolumePlace, VolumeUser, volume_disk},
+    launch_spec::IscsiTarget,
+};
+
+use super::{CONNECTING, Connected, Disk, Inner, NotGiven, socket_of};
+use crate::joining;
+
+/// How long an entry may take to show a volume: who had it ends first, and a process is started.
+const SHOWING: Duration = Duration::from_secs(15);
+/// Rest before an entry is asked again.
+const REST: Duration = Duration::from_secs(1);
+
+/// See the module.
+pub(super) struct Targets {
+    config: Arc<ClientConfig>,
+    held: Mutex<HashMap<Disk, Held>>,
+}
+
+/// A target that is shown as long as this is there.
+struct Held {
+    folder: PathBuf,
+    target: VolumeTarget,
+    is_lost: bool,
+    _holding: AbortOnDropHandle<()>,
+}
+
+impl Targets {
+    /// By entries that are spoken to so.
+    pub(super) fn of(mut config: ClientConfig) -> Self {
+        // Of an entry that is older than this, the second.
+        config.alpn_protocols = [TARGET_PROTOCOL, VOLUME_PROTOCOL]
+            .map(<[u8]>::to_vec)
+            .to_vec();
+        Self {
+            config: Arc::new(config),
+            held: Mutex::default(),
+        }
+    }
+
+    /// Ends what no machine needs any more.
+    pub(super) fn close_unneeded(&self, id: &str, machine: Option<&Machine>) {
+        let is_off = machine.is_none_or(is_off);
+        self.held.lock().retain(|(of, disk), held| {
+            let is_needed = machine.is_some_and(|machine| {
+                let mut all = machine.volumes.iter();
+                held.is_lost || all.any(|one| volume_disk(one) == *disk)
+            });
+            let stays = of.local() != id || (is_needed && !is_off);
+            if !stays {
+                VolumeUser::forget(&held.folder, &secret_of(disk));
+            }
+            stays
+        });
+    }
+
+    pub(super) fn clear(&self) {
+        self.held.lock().clear();
+    }
+}
+
+/// Whether a machine has no process, nor will have one soon.
+pub(super) fn is_off(machine: &Machine) -> bool {
+    let is_off = matches!(
+        machine.observed.stage,
+        Stage::Ended { .. } | Stage::Failed | Stage::Suspended
+    );
+    is_off && machine.desired.power != Power::On
+}
+
+fn secret_of(disk: &str) -> String {
+    format!("{disk}.iscsi")
+}
+
+fn place(target: &VolumeTarget, disk: &str) -> VolumePlace {
+    let VolumeTarget {
+        portal,
+        target,
+        initiator,
+        user,
+        ..
+    } = target.clone();
+    let target = IscsiTarget {
+        portal,
+        target,
+        initiator,
+        user,
+    };
+    VolumePlace::Iscsi(target, secret_of(disk))
+}
+
+impl Inner {
+    /// Where a volume is by iSCSI; none: it is used in NBD.
+    pub(super) async fn target(
+        self: &Arc<Self>,
+        by: &VolumeUser,
+        attached: &AttachedVolume,
+    ) -> Result<Option<VolumePlace>, String> {
+        let disk = volume_disk(attached);
+        let of = (by.machine.clone(), disk.clone());
+        let is_kept = by.has_socket(&secret_of(&disk));
+        if is_kept
+            && let Some(held) = self.targets.held.lock().get(&of)
+            && !held.is_lost
+        {
+            return Ok(Some(place(&held.target, &disk)));
+        }
+        if self.sockets.lock().contains_key(&of) || by.has_socket(&socket_of(&disk)) {
+            return Ok(None);
+        }
+        let asking = match is_kept {
+            true => Asking::Again,
+            false => Asking::Anew,
+        };
+        let asked = TargetRequest(by.of(attached), asking);
+        let failed = |why: String| format!("waits for {}: {why}", attached.volume);
+        let answer = self.ask(&asked).await;
+        let Some((target, connected)) = answer.map_err(|why| failed(why.to_string()))? else {
+            return Ok(None);
+        };
+        by.keep_secret(&secret_of(&disk), &target.secret)
+            .map_err(|error| failed(format!("its secret can't be kept on this host: {error}")))?;
+        let place = place(&target, &disk);
+        tracing::info!(volume = %attached.volume, machine = %by.machine, portal = %target.portal, "a machine uses a volume by iSCSI");
+        self.hold(by, disk, (asked.0, Asking::Again), target, connected);
+        Ok(Some(place))
+    }
+
+    /// Whether the portal of a volume's target answers; none: it is used in NBD.
+    pub(super) async fn portal_answers(
+        &self,
+        by: &VolumeUser,
+        attached: &AttachedVolume,
+    ) -> Option<Result<(), String>> {
+        let of = (by.machine.clone(), volume_disk(attached));
+        let portal = self.targets.held.lock().get(&of)?.target.portal;
+        let connected = timeout(CONNECTING, TcpStream::connect(portal)).await;
+        let why = match connected {
+            Ok(Ok(_)) => return Some(Ok(())),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it doesn't answer in time".to_owned(),
+        };
+        let volume = &attached.volume;
+        Some(Err(format!(
+            "waits for {volume}: this host can't reach the iSCSI portal {portal}: {why}"
+        )))
+    }
+
+    /// Has all fail that a guest still wants of a disk that it has by iSCSI; whether that is so.
+    pub(super) fn lose_target(self: &Arc<Self>, by: &VolumeUser, disk: &DiskId) -> bool {
+        let name = disk.as_str();
+        if !by.has_socket(&secret_of(name)) {
+            return false;
+        }
+        let Some(of) = use_of(&by.machine, name) else {
+            return false;
+        };
+        let key = (by.machine.clone(), name.to_owned());
+        let is_lost = |held: &Held| held.is_lost;
+        if self.targets.held.lock().get(&key).is_some_and(is_lost) {
+            return true;
+        }
+        let (inner, by, name) = (Arc::clone(self), by.clone(), name.to_owned());
+        tokio::spawn(async move {
+            let asked = TargetRequest(of, Asking::Lost);
+            match inner.ask(&asked).await {
+                Ok(Some((target, connected))) => {
+                    inner.hold(&by, name, (asked.0, Asking::Lost), target, connected);
+                }
+                Ok(None) => {}
+                // It is asked again as long as the guest has it.
+                Err(why) => {
+                    tracing::warn!(disk = name, %why, "a guest can't be told yet that it has lost a volume");
+                }
+            }
+        });
+        true
+    }
+
+    fn hold(
+        self: &Arc<Self>,
+        by: &VolumeUser,
+        disk: String,
+        (of, asking): (VolumeUse, Asking),
+        target: VolumeTarget,
+        connected: Connected,
+    ) {
+        let asked = TargetRequest(of, asking);
+        let holding = hold(Arc::clone(self), asked, target.clone(), connected);
+        let held = Held {
+            folder: by.folder.0.clone(),
+            target,
+            is_lost: asking == Asking::Lost,
+            _holding: AbortOnDropHandle::new(tokio::spawn(holding)),
+        };
+        let of = (by.machine.clone(), disk);
+        self.targets.held.lock().insert(of, held);
+    }
+
+    /// What an entry says where a volume is, and the connection as long as which it is there; none: it is used in NBD.
+    async fn ask(
+        &self,
+        asked: &TargetRequest,
+    ) -> Result<Option<(VolumeTarget, Connected)>, NotGiven> {
+        let mut why_not = Vec::new();
+        for entry in self.in_turn() {
+            match self.ask_of(entry.1, asked).await {
+                Ok(answer) => {
+                    self.gave(entry.0);
+                    return Ok(answer);
+                }
+                Err(why) => why_not.push((entry.1.clone(), why)),
+            }
+        }
+        Err(NotGiven(why_not))
+    }
+
+    async fn ask_of(
+        &self,
+        entry: &joining::Entry,
+        asked: &TargetRequest,
+    ) -> Result<Option<(VolumeTarget, Connected)>, String> {
+        let request = asked.to_bytes().ok_or("that is no volume of a machine")?;
+        let late = |_| "it doesn't answer in time".to_owned();
+        let connecting = timeout(CONNECTING, entry.connect(Arc::clone(&self.targets.config)));
+        let stream = connecting.await.map_err(late)?;
+        let mut stream = stream.map_err(|error| error.to_string())?;
+        if stream.get_ref().1.alpn_protocol() != Some(TARGET_PROTOCOL) {
+            return Ok(None);
+        }
+        let asking = async {
+            stream.write_all(&request).await?;
+            stream.flush().await?;
+            let mut length = [0; TARGET_LENGTH_BYTES];
+            stream.read_exact(&mut length).await?;
+            let length = TargetAnswer::length(length).ok_or(std::io::ErrorKind::InvalidData)?;
+            let mut answer = vec![0; length];
+            stream.read_exact(&mut answer).await?;
+            TargetAnswer::of_bytes(&answer)
+                .ok_or_else(|| std::io::Error::from(std::io::ErrorKind::InvalidData))
+        };
+        // Who is refused hears nothing.
+        let answer = timeout(SHOWING, asking).await.map_err(late)?;
+        let TargetAnswer(target) =
+            answer.map_err(|_| "not to this host now; its log says why".to_owned())?;
+        Ok(target.map(|target| (target, stream)))
+    }
+}
+
+/// Has a volume shown again whenever it isn't shown any more.
+async fn hold(
+    inner: Arc<Inner>,
+    asked: TargetRequest,
+    target: VolumeTarget,
+    mut connected: Connected,
+) {
+    let VolumeUse {
+        volume, machine, ..
+    } = &asked.0;
+    loop {
+        // Nothing is said on it.
+        let _ = connected.read_u8().await;
+        tracing::info!(%volume, %machine, "a volume isn't shown by iSCSI any more");
+        connected = loop {
+            match inner.ask(&asked).await {
+                Ok(Some((again, connected))) if again == target => break connected,
+                Ok(Some(_)) => {
+                    tracing::error!(%volume, %machine, "the guest waits for its volume: it is shown by iSCSI elsewhere now; stop and start the machine");
+                }
+                Ok(None) => {
+                    tracing::error!(%volume, %machine, "the guest waits for its volume: it isn't shown by iSCSI any more; stop and start the machine");
+                }
+                Err(why) => {
+                    tracing::warn!(%volume, %machine, %why, "the guest waits for its volume");
+                }
+            }
+            tokio::time::sleep(REST).await;
+        };
+        tracing::info!(%volume, %machine, "a volume is shown by iSCSI again");
+    }
+}
+
+/// Which attachment a machine's disk is, by its [name](volume_disk).
+fn use_of(machine: &MachineId, disk: &str) -> Option<VolumeUse> {
+    const UUID_BYTES: usize = 36;
+    let (volume, taken) = disk.strip_prefix("vol-")?.split_at_checked(UUID_BYTES)?;
+    let taken = match taken.strip_prefix('-') {
+        Some(millis) => Some(Timestamp::from_millis(millis.parse().ok()?)),
+        None => None,
+    };
+    Some(VolumeUse {
+        volume: VolumeId::from_local(volume).ok()?,
+        machine: machine.clone(),
+        taken,
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // a test that panics has failed
+mod tests {
+    use cimi::resources::AttachStage;
+
+    use super::*;
+
+    #[test]
+    fn a_disk_tells_of_which_attachment_it_is() {
+        for taken in [None, Some(Timestamp::now())] {
+            let attached = AttachedVolume {
+                volume: VolumeId::generate(),
+                initial_location: None,
+                hot: false,
+                wanted: true,
+                stage: AttachStage::Waiting,
+                serial: "v".to_owned(),
+                taken,
+            };
+            let machine = MachineId::generate();
+            let found = use_of(&machine, &volume_disk(&attached)).unwrap();
+            assert_eq!(found.volume, attached.volume);
+            assert_eq!(
+                found.taken.map(Timestamp::as_millis),
+                taken.map(Timestamp::as_millis)
+            );
+        }
+        assert_eq!(use_of(&MachineId::generate(), "root"), None);
+    }
+}
