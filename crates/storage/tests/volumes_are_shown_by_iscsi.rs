@@ -265,6 +265,9 @@ async fn whoever_is_to_have_it_next_finds_nobody_writing() {
     let offer = offered(&world.server, &user, WhyTarget::Again).await;
     let (_end, showing) = shown(&user, offer);
     world.edit_machine(|machine| machine.volumes.clear()).await;
+    world
+        .edit_volume(|volume: &mut Volume| volume.attachment = None)
+        .await;
     timeout(PATIENCE, showing)
         .await
         .expect("cut")

@@ -441,7 +441,11 @@ pub(crate) async fn targets(
     let daemon = storage::exports::TargetDaemon::at(&program, state.join("targets"))?;
     let address = storage.iscsi_portal.parse().context(PORTAL)?;
     let portal = storage::exports::Portal::listen(address).await;
-    let portal = portal.with_context(|| format!("listening at `{PORTAL}` {address}"))?;
+    let portal = portal.with_context(|| {
+        format!(
+            "listening at `{PORTAL}` {address} (Debian's package tgt starts a `tgtd` of its own at port 3260: systemctl disable --now tgt)"
+        )
+    })?;
     let is_usual = storage.share == "iscsi";
     let targets = storage::exports::Targets::open(daemon, portal, &config.storage_dir(), is_usual)?;
     tracing::info!(portal = %address, is_usual, "volumes are shown to hosts by iSCSI, which is not encrypted");

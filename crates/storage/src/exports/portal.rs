@@ -16,6 +16,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use rustix::net::sockopt;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional_with_sizes},
     net::{TcpListener, TcpStream},
@@ -33,6 +34,9 @@ const STRANGERS: usize = 64;
 const OF_ONE_TARGET: usize = 8;
 /// Rest after there was no descriptor for another connection.
 const REST: Duration = Duration::from_millis(100);
+/// How long nothing may be heard of an initiator before it is asked whether it is there, and how long it may not answer.
+const QUIET: Duration = Duration::from_secs(10);
+const UNHEARD_MILLIS: u32 = 30_000;
 /// What is read before it is written, each way.
 const BUFFER_BYTES: usize = 256 * 1024;
 /// Bytes of the header of what is said, where it tells how much follows, and how much may follow first words.
@@ -165,12 +169,17 @@ impl Portal {
         from: SocketAddr,
     ) -> io::Result<()> {
         stream.set_nodelay(true)?;
+        // An initiator that is cut off connects anew: the place of its former connection is to be free by then.
+        sockopt::set_socket_keepalive(&stream, true)?;
+        sockopt::set_tcp_keepidle(&stream, QUIET)?;
+        sockopt::set_tcp_keepintvl(&stream, QUIET)?;
+        sockopt::set_tcp_user_timeout(&stream, UNHEARD_MILLIS)?;
         let heard = timeout(SAYING, first_words(&mut stream)).await;
         let words = heard.map_err(|_| io::Error::other("it says nothing"))??;
         let pair = named(&words).ok_or_else(|| io::Error::other("it names no target"))?;
         let way = self.0.ways.lock().get(&pair).cloned();
         let Some(way) = way else {
-            tracing::info!(%from, target = pair.0, initiator = pair.1, "an initiator asks for what isn't shown to it");
+            tracing::debug!(%from, target = pair.0, initiator = pair.1, "an initiator asks for what isn't shown to it");
             return Ok(());
         };
         drop(stranger);

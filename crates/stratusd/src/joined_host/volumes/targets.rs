@@ -10,7 +10,14 @@
 //! a restart: `<disk>.iscsi` in the folder of the machine's volumes, with the secret. Meanwhile the guest waits, and QEMU logs in
 //! again by itself.
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    fs::OpenOptions,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use cimi::{
     MachineId, Timestamp, VolumeId,
@@ -32,6 +39,7 @@ use trust::{
 use vmhost::{
     DiskId,
     controller::{VolumePlace, VolumeUser, volume_disk},
+    hypervisor::RunFolder,
     launch_spec::IscsiTarget,
 };
 
@@ -40,8 +48,9 @@ use crate::joining;
 
 /// How long an entry may take to show a volume: who had it ends first, and a process is started.
 const SHOWING: Duration = Duration::from_secs(15);
-/// Rest before an entry is asked again.
-const REST: Duration = Duration::from_secs(1);
+/// Rest before an entry is asked again; it grows up to the second.
+const REST: Duration = Duration::from_millis(250);
+const LONGEST_REST: Duration = Duration::from_secs(8);
 
 /// See the module.
 pub(super) struct Targets {
@@ -80,7 +89,12 @@ impl Targets {
             });
             let stays = of.local() != id || (is_needed && !is_off);
             if !stays {
-                VolumeUser::forget(&held.folder, &secret_of(disk));
+                let file = secret_of(disk);
+                if is_off {
+                    VolumeUser::forget(&held.folder, &file);
+                } else if let Err(error) = emptied(&held.folder, &file) {
+                    tracing::warn!(disk, %error, "the secret of a volume that was detached stays");
+                }
             }
             stays
         });
@@ -98,6 +112,12 @@ pub(super) fn is_off(machine: &Machine) -> bool {
         Stage::Ended { .. } | Stage::Failed | Stage::Suspended
     );
     is_off && machine.desired.power != Power::On
+}
+
+/// Leaves nothing but the file itself: a guest that nobody heard of may still have the disk, and is to be told that it has lost it.
+fn emptied(folder: &Path, file: &str) -> io::Result<()> {
+    let path = RunFolder(folder.to_owned()).volumes().join(file);
+    OpenOptions::new().write(true).open(path)?.set_len(0)
 }
 
 fn secret_of(disk: &str) -> String {
@@ -265,11 +285,11 @@ impl Inner {
             stream.flush().await?;
             let mut length = [0; TARGET_LENGTH_BYTES];
             stream.read_exact(&mut length).await?;
-            let length = TargetAnswer::length(length).ok_or(std::io::ErrorKind::InvalidData)?;
+            let length = TargetAnswer::length(length).ok_or(io::ErrorKind::InvalidData)?;
             let mut answer = vec![0; length];
             stream.read_exact(&mut answer).await?;
             TargetAnswer::of_bytes(&answer)
-                .ok_or_else(|| std::io::Error::from(std::io::ErrorKind::InvalidData))
+                .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
         };
         // Who is refused hears nothing.
         let answer = timeout(SHOWING, asking).await.map_err(late)?;
@@ -293,6 +313,7 @@ async fn hold(
         // Nothing is said on it.
         let _ = connected.read_u8().await;
         tracing::info!(%volume, %machine, "a volume isn't shown by iSCSI any more");
+        let mut rest = REST;
         connected = loop {
             match inner.ask(&asked).await {
                 Ok(Some((again, connected))) if again == target => break connected,
@@ -306,7 +327,8 @@ async fn hold(
                     tracing::warn!(%volume, %machine, %why, "the guest waits for its volume");
                 }
             }
-            tokio::time::sleep(REST).await;
+            tokio::time::sleep(rest).await;
+            rest = (rest * 2).min(LONGEST_REST);
         };
         tracing::info!(%volume, %machine, "a volume is shown by iSCSI again");
     }
