@@ -15,9 +15,20 @@ fn skipped() -> bool {
     skip_unless(&[]) || skip_unless(&[Need::Program("tgtd")])
 }
 
+/// What a command in a guest printed, however busy this computer is.
+fn ssh(machine: &Machine<'_>, command: &str) -> String {
+    wait_until(command, LIMIT, || {
+        let output = machine.try_ssh(command);
+        let text = String::from_utf8_lossy(&output.stdout)
+            .trim_end()
+            .to_owned();
+        output.status.success().then_some(text)
+    })
+}
+
 /// How many lines a guest has written that are on its disk, all of them in order.
 fn lines(machine: &Machine<'_>) -> usize {
-    let text = machine.ssh("cat /mnt/log");
+    let text = ssh(machine, "cat /mnt/log");
     for (number, line) in text.lines().enumerate() {
         assert_eq!(line, format!("line {}", number + 1));
     }
@@ -136,7 +147,7 @@ fn a_volume_is_used_by_iscsi_by_its_machine_and_nobody_else() {
     host.start();
     wait_for_more(&machine);
     assert_eq!(machine.process(), process);
-    assert_eq!(machine.ssh("cat /tmp/ended 2>/dev/null; echo on"), "on");
+    assert_eq!(ssh(&machine, "cat /tmp/ended 2>/dev/null; echo on"), "on");
     wait_for_exporters(&cloud, (1, 0));
     let before = secret(&host, &machine);
 
@@ -231,7 +242,7 @@ fn a_volume_by_iscsi_is_taken_from_a_host_that_nobody_hears_and_its_guest_notice
     wait_until(
         &format!("the loss to be noticed: {}", host.log()),
         LIMIT,
-        || (machine.ssh("cat /tmp/ended 2>/dev/null; echo on") == "ended\non").then_some(()),
+        || (ssh(&machine, "cat /tmp/ended 2>/dev/null; echo on") == "ended\non").then_some(()),
     );
     assert_eq!(machine.process(), process);
     second.ssh("umount /mnt; echo 3 > /proc/sys/vm/drop_caches");
@@ -269,7 +280,7 @@ fn a_machine_with_a_volume_by_iscsi_is_moved_while_its_guest_writes() {
             "it went at rest: {moved}"
         );
         wait_for_more(&machine);
-        assert_eq!(machine.ssh("cat /tmp/ended 2>/dev/null; echo on"), "on");
+        assert_eq!(ssh(&machine, "cat /tmp/ended 2>/dev/null; echo on"), "on");
     };
     // Where the volume is, as a file; and to a host, in NBD, which waits for it before it is the host's.
     go("testhost");
