@@ -7,6 +7,7 @@
 mod iscsi;
 mod portal;
 mod server;
+mod stream;
 mod targets;
 
 use std::{
@@ -17,7 +18,7 @@ use std::{
         fd::{AsRawFd as _, OwnedFd},
         unix::{
             fs::{DirBuilderExt as _, PermissionsExt as _, fchown},
-            net::{UnixListener, UnixStream as StdUnixStream},
+            net::{UnixListener, UnixStream},
             process::CommandExt as _,
         },
     },
@@ -32,13 +33,14 @@ use cimi::{HostId, resources::VolumeUse};
 use parking_lot::Mutex;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::json;
-use tokio::{net::UnixStream, sync::oneshot};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
     iscsi::TargetDaemon,
     portal::Portal,
     server::VolumeServer,
+    stream::LocalStream,
     targets::{Offer, Targets, WhyTarget},
 };
 use crate::{
@@ -175,7 +177,7 @@ impl Drop for Claim {
 #[derive(Debug)]
 pub struct Shown {
     /// The one connection to it.
-    pub stream: UnixStream,
+    pub stream: LocalStream,
     process: OwnedFd,
     ended: oneshot::Receiver<()>,
 }
@@ -273,9 +275,7 @@ impl StorageDaemon {
             program: "qemu-storage-daemon".to_owned(),
             reason: "it could not be started".to_owned(),
         })??;
-        stream
-            .set_nonblocking(true)
-            .and_then(|()| UnixStream::from_std(stream))
+        LocalStream::of(stream)
             .map(|stream| Shown {
                 stream,
                 process,
@@ -313,7 +313,7 @@ impl StorageDaemon {
         &self,
         what: &What,
         user: Option<u32>,
-    ) -> Result<(StdUnixStream, OwnedFd, oneshot::Receiver<()>), Error> {
+    ) -> Result<(UnixStream, OwnedFd, oneshot::Receiver<()>), Error> {
         let parts = &what.parts;
         let user = user.filter(|_| rustix::process::geteuid().is_root());
         let mut files = Vec::with_capacity(parts.len() + 1);
@@ -348,13 +348,13 @@ impl StorageDaemon {
     }
 
     /// A listening socket, and the one connection to it: it has no name any more.
-    fn socket(&self) -> io::Result<(UnixListener, StdUnixStream)> {
+    fn socket(&self) -> io::Result<(UnixListener, UnixStream)> {
         // Socket addresses hold 107 bytes only: the way leads through a descriptor of the folder.
         let folder = File::open(&self.folder)?;
         let name = uuid::Uuid::new_v4().simple().to_string();
         let path = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd())).join(name);
         let listener = UnixListener::bind(&path)?;
-        let stream = StdUnixStream::connect(&path);
+        let stream = UnixStream::connect(&path);
         fs::remove_file(&path)?;
         Ok((listener, stream?))
     }

@@ -30,10 +30,10 @@ use documents::Documents;
 use futures::{FutureExt as _, future::BoxFuture};
 use parking_lot::Mutex;
 use rustls::ClientConfig;
-use storage::exports::StorageDaemon;
+use storage::exports::{LocalStream, StorageDaemon};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional_with_sizes},
-    net::{UnixListener, UnixStream},
+    net::UnixListener,
     task::JoinSet,
     time::timeout,
 };
@@ -379,8 +379,8 @@ async fn serve(inner: Arc<Inner>, listener: UnixListener, leads: Leads, end: Can
                 connections.shutdown().await;
                 return;
             }
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
+            accepted = accepted(&listener) => match accepted {
+                Ok(stream) => {
                     // QEMU has one, and who comes again has given up the one before.
                     connections.abort_all();
                     connections.spawn(lead(Arc::clone(&inner), stream, leads.clone()));
@@ -395,7 +395,12 @@ async fn serve(inner: Arc<Inner>, listener: UnixListener, leads: Leads, end: Can
     }
 }
 
-async fn lead(inner: Arc<Inner>, mut stream: UnixStream, leads: Leads) {
+async fn accepted(listener: &UnixListener) -> io::Result<LocalStream> {
+    let (stream, _) = listener.accept().await?;
+    LocalStream::of(stream.into_std()?)
+}
+
+async fn lead(inner: Arc<Inner>, mut stream: LocalStream, leads: Leads) {
     let of = match leads {
         Leads::Entry(of) => of,
         Leads::Nothing(user) => return stand_in(&inner, stream, (None, user)).await,
@@ -430,7 +435,7 @@ async fn lead(inner: Arc<Inner>, mut stream: UnixStream, leads: Leads) {
 /// Answers in place of a volume: with errors, so that the guest notices, or as a blank one of so many bytes.
 async fn stand_in(
     inner: &Inner,
-    mut stream: UnixStream,
+    mut stream: LocalStream,
     (blank, user): (Option<u64>, Option<u32>),
 ) {
     let Some(daemon) = &inner.daemon else {
@@ -461,6 +466,7 @@ mod tests {
     use cimi::{VolumeId, resources::AttachStage};
     use rustls::{RootCertStore, crypto::ring};
     use store::SqliteStore;
+    use tokio::net::UnixStream;
     use vmhost::hypervisor::RunFolder;
 
     use super::*;
