@@ -5,10 +5,14 @@
 //! in the file. So who may write a volume is decided in one place, and [`Exports::end`] ends it for good.
 
 mod iscsi;
+mod login;
 mod portal;
 mod server;
+mod starts;
+mod strangers;
 mod stream;
 mod targets;
+mod way;
 
 use std::{
     collections::HashMap,

@@ -1,5 +1,7 @@
 //! Volumes that hosts use by iSCSI, with the real `tgtd`, spoken to by the real `qemu-io`.
 
+mod initiator;
+
 use std::{
     path::Path,
     process::{Command, Output},
@@ -20,6 +22,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use self::initiator::{BLOCK_BYTES, Initiator};
 use crate::volumes_are_shown_to_one_host::World;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -322,5 +325,109 @@ async fn a_daemon_that_keeps_the_volumes_no_more_shows_none() {
         .expect("cut")
         .expect("it ends");
     way.is_refused("Failed to connect to LUN").await;
+    portal.abort();
+}
+
+/// The processes that show volumes of this world: where they began.
+fn processes(world: &World) -> Vec<rustix::process::Pid> {
+    let folder = world.dir.path().join("targets");
+    let all = std::fs::read_dir("/proc").expect("processes");
+    let numbers = all.filter_map(|one| one.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    let is_of_it = |number: &i32| {
+        std::fs::read_link(format!("/proc/{number}/cwd")).is_ok_and(|cwd| cwd.starts_with(&folder))
+    };
+    let of_it = numbers.filter(is_of_it);
+    of_it.filter_map(rustix::process::Pid::from_raw).collect()
+}
+
+fn block(world: &World, number: usize) -> u8 {
+    let written = std::fs::read(world.dir.path().join("volume")).expect("the file");
+    let block = &written[number * BLOCK_BYTES..(number + 1) * BLOCK_BYTES];
+    assert!(block.iter().all(|byte| *byte == block[0]), "all or nothing");
+    block[0]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_former_connection_still_says_is_not_written_over_what_its_next_one_says() {
+    if is_skipped() {
+        return;
+    }
+    let (world, portal) = world().await;
+    let user = user(&world);
+    let offer = offered(&world.server, &user, WhyTarget::Anew).await;
+    let way = Way::to(&offer);
+    let (end, showing) = shown(&user, offer);
+    let mut first = Initiator::that_begins(&way, 1).await;
+    first.logs_in().await;
+    first.writes(0, b'a', BLOCK_BYTES).await;
+    assert_eq!(first.is_answered().await, 0);
+    assert_eq!(block(&world, 0), b'a');
+
+    // It stands still: with something that it was told and hasn't written, and half of something else.
+    let former = processes(&world);
+    assert_eq!(former.len(), 1, "of one connection");
+    let stalled = former[0];
+    rustix::process::kill_process(stalled, rustix::process::Signal::STOP).expect("it stands");
+    first.writes(0, b'b', BLOCK_BYTES).await;
+    first.writes(1, b'b', BLOCK_BYTES / 2).await;
+
+    // Nobody else has one, though they begin to log in and say no more; the oldest of them go.
+    let mut mute = Vec::new();
+    for number in 2..8 {
+        mute.push(Initiator::that_begins(&way, number).await);
+    }
+    for one in &mut mute[..2] {
+        one.is_ended().await;
+    }
+    assert!(processes(&world).contains(&stalled), "they ended nobody");
+
+    let mut second = Initiator::that_begins(&way, 9).await;
+    second.logs_in().await;
+    assert!(
+        !processes(&world).contains(&stalled),
+        "before it was let in"
+    );
+    for number in 0..2 {
+        second.writes(number, b'c', BLOCK_BYTES).await;
+        assert_eq!(second.is_answered().await, 0);
+    }
+    // Whatever was there before it was let in is over.
+    first.says_more(b'b', BLOCK_BYTES / 2).await;
+    first.is_ended().await;
+    for one in &mut mute {
+        one.is_ended().await;
+    }
+    assert_eq!((block(&world, 0), block(&world, 1)), (b'c', b'c'));
+    assert_eq!(processes(&world).len(), 1);
+
+    // And what QEMU's says next is.
+    way.works(&["read -P 99 0 1k", "write -P 100 0 1k"]).await;
+    second.is_ended().await;
+    assert_eq!((block(&world, 0), block(&world, 1)), (b'd', b'd'));
+    end.cancel();
+    showing.await.expect("it ends");
+    assert!(processes(&world).is_empty());
+    portal.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_is_told_of_a_loss_for_its_own_machines_only() {
+    if is_skipped() {
+        return;
+    }
+    let (world, portal) = world().await;
+    let mut stranger = user(&world);
+    stranger.host = HostId::generate();
+    let refused = world.server.offer(&stranger, WhyTarget::Lost).await;
+    let refused = refused.expect_err("it has no such machine");
+    assert!(refused.contains("is not on this host"), "{refused}");
+    // Its own host may ask as often as it wants: as long as nobody comes, nothing is started.
+    let user = user(&world);
+    let first = offered(&world.server, &user, WhyTarget::Lost).await;
+    let second = offered(&world.server, &user, WhyTarget::Lost).await;
+    assert!(processes(&world).is_empty());
+    drop(first);
+    let way = Way::to(&second);
+    way.is_refused("LOGICAL_UNIT_NOT_SUPPORTED").await;
     portal.abort();
 }

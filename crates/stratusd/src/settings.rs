@@ -433,6 +433,11 @@ pub(crate) async fn targets(
         config::is_root(),
         "`{PORTAL}` is set: what shows volumes by iSCSI can be confined by root only, and this daemon isn't; leave it out"
     );
+    // Before it is known who they are, it hears all who are in that network.
+    ensure!(
+        uid_base(config).is_some(),
+        "`{PORTAL}` is set: what shows volumes by iSCSI is never run as root; set `machines.uid_base` to user ids that exist here ({UIDS} from it on), or leave the portal out"
+    );
     let usual = PathBuf::from("/usr/sbin/tgtd");
     let program = in_path("tgtd".as_ref()).or_else(|| usual.is_file().then_some(usual));
     let program = program.with_context(|| {
@@ -631,6 +636,20 @@ async fn qemu_version(config: &Config) -> anyhow::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_strangers_speak_to_is_never_run_as_root() {
+        if !config::is_root() {
+            return;
+        }
+        let mut config = Config::default();
+        config.storage.iscsi_portal = "127.0.0.1:0".to_owned();
+        config.machines.uid_base = 0;
+        let folder = tempfile::tempdir().expect("a folder");
+        let refused = targets(&config, folder.path()).await.map(drop);
+        let said = refused.expect_err("it can't be").to_string();
+        assert!(said.contains("machines.uid_base"), "{said}");
+    }
 
     #[test]
     fn user_ids_are_used_only_where_they_exist() {

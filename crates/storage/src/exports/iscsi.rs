@@ -1,8 +1,8 @@
 //! A volume as an iSCSI target, by a `tgtd` of its own.
 //!
 //! As with what shows a volume in NBD, the process has the file of one volume and nothing else: no rights, and a network that is
-//! for it alone, in which it listens and nobody but us connects ([`portal`](super::portal)). So whoever ends it has ended the
-//! writing, whatever its initiators do; and it dies with this program. What it is to show it is told at the beginning, by its
+//! for it alone, in which it listens and nobody but us connects, once ([`way`](super::way)). So whoever ends it has ended the
+//! writing, whatever its initiator does; and it dies with this program. What it is to show it is told at the beginning, by its
 //! control socket: not on a command line, where everybody could read the secret.
 
 use std::{
@@ -30,6 +30,7 @@ use rustix::{
     thread::{LinkNameSpaceType, move_into_link_name_space},
 };
 use tokio::sync::oneshot;
+use tokio_util::sync::DropGuard;
 
 use super::{BOUNDS, Part, beginning, opened};
 use crate::{
@@ -56,12 +57,22 @@ pub struct TargetDaemon {
 }
 
 /// What a target is called, and who may log in.
-#[derive(Clone, Copy)]
-pub(super) struct Names<'a> {
-    pub(super) target: &'a str,
-    pub(super) initiator: &'a str,
-    pub(super) user: &'a str,
-    pub(super) secret: &'a str,
+#[derive(Clone)]
+pub(super) struct Names {
+    pub(super) target: String,
+    pub(super) initiator: String,
+    pub(super) user: &'static str,
+    pub(super) secret: String,
+}
+
+/// What each process of a target is to show, and as which user it runs.
+#[derive(Clone)]
+pub(super) struct Showing {
+    pub(super) daemon: TargetDaemon,
+    /// A raw file; none: all fails that is asked.
+    pub(super) file: Option<Part>,
+    pub(super) user: u32,
+    pub(super) names: Names,
 }
 
 /// A target that is shown. Killed when dropped.
@@ -70,7 +81,6 @@ pub(super) struct Target {
     /// Where it listens.
     pub(super) network: Network,
     process: OwnedFd,
-    ended: oneshot::Receiver<()>,
 }
 
 /// The network of one process.
@@ -100,31 +110,18 @@ impl Network {
     }
 }
 
-impl Target {
-    /// Ends it; when this returns, nobody writes its file.
-    pub(super) async fn end(mut self) {
-        self.kill();
-        let _ = (&mut self.ended).await;
-    }
-
-    /// Waits until it ends by itself.
-    pub(super) async fn ended(&mut self) {
-        let _ = (&mut self.ended).await;
-    }
-
-    fn kill(&self) {
+impl Drop for Target {
+    fn drop(&mut self) {
         // It fails only if the process has ended.
         let _ = pidfd_send_signal(&self.process, Signal::KILL);
     }
 }
 
-impl Drop for Target {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
 impl TargetDaemon {
+    pub(super) fn program(&self) -> &Path {
+        &self.program
+    }
+
     /// The program at this absolute path. In `folder`, which is made, are sockets for a moment each.
     ///
     /// # Errors
@@ -148,27 +145,32 @@ impl TargetDaemon {
             folder,
         })
     }
+}
 
-    /// Shows a raw file, or a target without any, of which all fails that is asked, by a process of this user and group.
+impl Showing {
+    /// Shows it by a process, whose end drops `over`. `place` is kept while it is started.
     ///
     /// # Errors
     /// [`Error::Io`] for a file that can't be opened and a program that can't be run, [`Error::Tool`] for what it says.
     pub(super) async fn show(
         &self,
-        file: Option<Part>,
-        user: u32,
-        names: Names<'_>,
+        place: impl Send + 'static,
+        over: DropGuard,
     ) -> Result<Target, Error> {
-        let (daemon, names) = (self.clone(), Owned::of(names));
-        let started =
-            tokio::task::spawn_blocking(move || daemon.start(file.as_ref(), user, names.names()));
+        let showing = self.clone();
+        let started = tokio::task::spawn_blocking(move || {
+            let _place = place;
+            showing.start(over)
+        });
         started
             .await
             .map_err(|_| failed("it could not be started"))?
     }
 
-    fn start(&self, part: Option<&Part>, user: u32, names: Names<'_>) -> Result<Target, Error> {
-        let place = self.folder.join(uuid::Uuid::new_v4().simple().to_string());
+    fn start(&self, over: DropGuard) -> Result<Target, Error> {
+        let (part, user) = (self.file.as_ref(), self.user);
+        let name = uuid::Uuid::new_v4().simple().to_string();
+        let place = self.daemon.folder.join(name);
         let made = fs::DirBuilder::new().mode(0o700).create(&place);
         made.and_then(|()| chown(&place, Some(user), Some(user)))
             .map_err(Error::io("make", &place))?;
@@ -177,11 +179,10 @@ impl TargetDaemon {
         let file = part
             .map(|part| opened(part, true, Some(user)))
             .transpose()?;
-        let volume = part.map(|part| part.path.display().to_string());
         let path = file
             .as_ref()
             .map(|file| format!("/proc/self/fd/{}", file.as_raw_fd()));
-        let target = self.run(volume.unwrap_or_default(), &place, file, user)?;
+        let target = self.run(&place, file, over)?;
         let control = Control {
             folder: &place,
             user,
@@ -192,11 +193,13 @@ impl TargetDaemon {
             initiator,
             user: login,
             secret,
-        } = names;
+        } = &self.names;
         control.ask(TARGET, NEW, &format!("targetname={name}"))?;
         if let Some(path) = path {
             // A guest goes on where it was when this process, or this computer, is gone and back: what it was told to be written
-            // must be there then, though it asked for no flush.
+            // must be there then, though it asked for no flush. Zeroes that the guest leaves to the disk are holes, which no
+            // flag of the file makes last before it flushes; written, by blocks of 512 bytes one after the other, they would take
+            // twenty times as long as any other bytes.
             control.ask(UNIT, NEW, &format!("path={path},bsoflags=sync"))?;
             control.ask(UNIT, UPDATE, "targetOps thin_provisioning=1,")?;
         }
@@ -206,44 +209,33 @@ impl TargetDaemon {
         Ok(target)
     }
 
-    fn run(
-        &self,
-        volume: String,
-        place: &Path,
-        file: Option<File>,
-        user: u32,
-    ) -> Result<Target, Error> {
+    fn run(&self, place: &Path, file: Option<File>, over: DropGuard) -> Result<Target, Error> {
         let (tell_start, started) = mpsc::sync_channel(1);
-        let (tell_end, ended) = oneshot::channel();
-        let (program, place) = (self.program.clone(), place.to_owned());
+        let program = &self.daemon.program;
+        let volume = self.names.target.clone();
+        let (of, place, user) = (program.clone(), place.to_owned(), self.user);
         // A thread of its own: it has another network than we, and the process dies with the thread that started it.
         let work = move || {
-            match in_own_network(&program, &place, file, user) {
+            match in_own_network(&of, &place, file, user) {
                 Err(error) => {
                     let _ = tell_start.send(Err(error));
                 }
                 Ok((network, process, mut child)) => {
-                    let _ = tell_start.send(Ok((network, process)));
+                    let _ = tell_start.send(Ok(Target { network, process }));
                     let said = child.stderr.take().map(beginning).unwrap_or_default();
                     let _ = child.wait();
                     // That it lacks RDMA, and the right to what it was not given: that it says each time.
                     tracing::debug!(volume, said, "of a volume that was shown by iSCSI");
                 }
             }
-            let _ = tell_end.send(());
+            drop(over);
         };
-        let failed = Error::io("run", &self.program);
         thread::Builder::new()
             .name("target".to_owned())
             .spawn(work)
-            .map_err(failed)?;
-        let gone = |_| Error::io("run", &self.program)(io::Error::other("its thread ended"));
-        let (network, process) = started.recv().map_err(gone)??;
-        Ok(Target {
-            network,
-            process,
-            ended,
-        })
+            .map_err(Error::io("run", program))?;
+        let gone = |_| Error::io("run", program)(io::Error::other("its thread ended"));
+        started.recv().map_err(gone)?
     }
 }
 
@@ -295,25 +287,6 @@ fn failed(reason: impl Into<String>) -> Error {
     Error::Tool {
         program: "tgtd".to_owned(),
         reason: reason.into(),
-    }
-}
-
-/// [`Names`] that are kept.
-struct Owned([String; 4]);
-
-impl Owned {
-    fn of(names: Names<'_>) -> Self {
-        Self([names.target, names.initiator, names.user, names.secret].map(str::to_owned))
-    }
-
-    fn names(&self) -> Names<'_> {
-        let [target, initiator, user, secret] = &self.0;
-        Names {
-            target,
-            initiator,
-            user,
-            secret,
-        }
     }
 }
 

@@ -20,9 +20,11 @@ use ring::{
 
 use super::{
     Claim, Part, Portal, TargetDaemon, User, VolumeServer,
-    iscsi::{Names, Target},
+    iscsi::{Names, Showing},
     portal::Led,
     server::USERS,
+    starts::Starts,
+    way::Way,
 };
 use crate::{durable, error::Error, inspect::Format};
 
@@ -42,6 +44,7 @@ pub struct Targets {
     daemon: TargetDaemon,
     portal: Portal,
     key: hmac::Key,
+    starts: Starts,
     /// Whether machines that begin to use a volume are to use it so.
     is_usual: bool,
 }
@@ -80,7 +83,6 @@ pub struct Offer {
     pub secret: String,
     // In this order.
     led: Led,
-    process: Target,
     claim: Option<Claim>,
     tenure_ends: BoxFuture<'static, ()>,
 }
@@ -130,6 +132,7 @@ impl Targets {
             daemon,
             portal,
             key: hmac::Key::new(hmac::HMAC_SHA256, &key),
+            starts: Starts::new(),
             is_usual,
         })
     }
@@ -194,9 +197,18 @@ impl VolumeServer {
                 ),
             };
         };
+        // Strangers speak to it.
+        let Some(uid_base) = self.uid_base else {
+            return Err("no `tgtd` is run as root: `machines.uid_base` has to be set".to_owned());
+        };
         if why == WhyTarget::Lost {
-            // Whatever it is of: there is nothing in it.
-            let uid = self.uid_base.unwrap_or_default();
+            // Whatever volume it is of, and whoever has that: there is nothing in it.
+            let machine = self.documents.machines.get(user.of.machine.local());
+            let machine = machine.ok_or("the machine that had it is gone")?;
+            if machine.host.as_ref() != Some(&user.host) {
+                return Err(format!("{}, which had it, is not on this host", machine.id));
+            }
+            let uid = uid_base + machine.vmid.0 % USERS;
             let shown = targets.shown(user, (None, uid), None, tenure_ends);
             return shown.await.map(Some);
         }
@@ -214,9 +226,8 @@ impl VolumeServer {
         };
         // From here on, whoever changes who has it finds the claim.
         let found = self.find(user)?;
-        let uid = self.uid_base.map(|base| base + found.vmid % USERS);
+        let uid = uid_base + found.vmid % USERS;
         let part = found.parts.into_iter().next();
-        let uid = uid.unwrap_or_default();
         let shown = targets
             .shown(user, (part, uid), Some(claim), tenure_ends)
             .await?;
@@ -238,11 +249,9 @@ impl Offer {
         let why = tokio::select! {
             () = &mut self.tenure_ends => "another daemon may keep the volumes now",
             () = is_cut => "somebody else is to have it",
-            () = self.process.ended() => "its process ended",
             () = gone => "its host is gone, or its connection ended",
         };
-        drop(self.led);
-        self.process.end().await;
+        self.led.end().await;
         // Before the next one can have it, so that a log tells who had it when.
         tracing::info!(host = %user.host, volume = %user.of.volume, machine = %user.of.machine, why, "a host uses a volume by iSCSI no more");
         drop(self.claim);
@@ -259,16 +268,30 @@ impl Targets {
     ) -> Result<Offer, String> {
         let (target, initiator, secret) = self.names(user);
         let names = Names {
-            target: &target,
-            initiator: &initiator,
+            target: target.clone(),
+            initiator: initiator.clone(),
             user: LOGIN,
-            secret: &secret,
+            secret: secret.clone(),
         };
-        let shown = self.daemon.show(part, uid, names).await;
-        let process = shown.map_err(|error| error.to_string())?;
-        let led = self
-            .portal
-            .lead(&target, &initiator, process.network.clone());
+        let showing = Showing {
+            daemon: self.daemon.clone(),
+            file: part,
+            user: uid,
+            names,
+        };
+        let way = Way::new(showing, user.host.clone(), self.starts.clone());
+        // Where it can't be shown, that is known now. What shows nothing is started when somebody comes.
+        if let Some(claim) = &claim {
+            let prepared = tokio::select! {
+                prepared = way.prepare() => prepared.map_err(|error| error.to_string()),
+                () = claim.cut() => Err("another came before it was shown".to_owned()),
+            };
+            if let Err(reason) = prepared {
+                way.end().await;
+                return Err(reason);
+            }
+        }
+        let led = self.portal.lead(&target, &initiator, way);
         Ok(Offer {
             portal: self.portal.address(),
             target,
@@ -276,7 +299,6 @@ impl Targets {
             user: LOGIN,
             secret,
             led,
-            process,
             claim,
             tenure_ends,
         })
