@@ -55,11 +55,14 @@ impl Shared {
                 break;
             }
         }
+        let mut forgotten = Ok(());
         if is_secret {
             let id = json!({"id": block_nodes::secret_id(entry.first_set)});
-            qmp.execute("object-del", Some(id)).await?;
+            forgotten = qmp.execute("object-del", Some(id)).await.map(drop);
         }
+        // What went wrong first is what there is to say.
         opened?;
+        forgotten?;
         let device = block_nodes::device(disk, entry.port, None);
         qmp.execute("device_add", Some(device))
             .await
