@@ -14,6 +14,7 @@ pub mod controller;
 pub mod error;
 pub mod guard;
 pub mod hypervisor;
+mod iscsi_driver;
 pub mod launch_spec;
 pub mod machine;
 pub mod moving;

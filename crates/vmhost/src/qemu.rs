@@ -40,7 +40,7 @@ const SIGABRT: i32 = 6;
 /// Starts and adopts QEMU processes on this host.
 #[derive(Debug, Clone)]
 pub struct QemuHypervisor {
-    binary: PathBuf,
+    pub(crate) binary: PathBuf,
     accelerator: Accelerator,
     cgroups: Arc<Cgroups>,
 }

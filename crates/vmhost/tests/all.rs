@@ -9,6 +9,7 @@ mod controller_brings_machines_to_what_is_wanted;
 mod controller_cloud;
 mod controller_survives_being_killed;
 mod disks_come_and_go;
+mod iscsi_is_used_where_qemu_can;
 mod links_are_switched;
 mod machines_are_guarded_by_a_guard;
 mod machines_go_to_other_hosts;
