@@ -361,7 +361,15 @@ impl JoinedHost {
         });
         let giving = giving.transpose()?;
         let daemon = self.settings.storage_daemon.clone();
-        let volumes = RemoteVolumes::open(kept, &key, documents.clone(), daemon)?;
+        let opens_iscsi = hypervisor.opens_iscsi().await;
+        if let Err(why) = &opens_iscsi {
+            tracing::info!(
+                why,
+                "QEMU has no iSCSI driver here: machines use volumes in NBD, also where the storage would show them by iSCSI (Debian: qemu-block-extra; then start this daemon anew)"
+            );
+        }
+        let means = (daemon, opens_iscsi.is_ok());
+        let volumes = RemoteVolumes::open(kept, &key, documents.clone(), means)?;
         let networks = OfDocuments {
             config: self.config.clone(),
             documents: documents.clone(),

@@ -313,6 +313,27 @@ async fn a_volume_that_nobody_gives_is_waited_for_and_no_hypervisor_is_kept_wait
 }
 
 #[tokio::test]
+async fn what_an_earlier_process_had_of_its_volumes_is_forgotten_before_the_next_one_and_while_none_lives()
+ {
+    let mut world = World::new().await;
+    world.volumes.are_elsewhere();
+    let id = world.running(json!({})).await;
+    let before = world.volumes.times_begun();
+    world.stop().await;
+    world.start().await;
+    let volume = world.volume().await;
+    let job = world.attach(&id, &volume).await;
+    world.succeeds(&job).await;
+    assert_eq!(world.volumes.times_begun(), before, "its process lives");
+    let job = world.act(&id, "stop", true).await;
+    world.succeeds(&job).await;
+    let job = world.act(&id, "start", false).await;
+    world.succeeds(&job).await;
+    assert!(world.volumes.times_begun() > before);
+    assert!(guest_has(&world, &id, &volume).await);
+}
+
+#[tokio::test]
 async fn a_volume_that_was_taken_away_unheard_and_is_given_again_is_another_disk() {
     let mut world = World::new().await;
     world.volumes.are_elsewhere();

@@ -390,4 +390,4 @@ fn empty(status: StatusCode) -> Response<AnyBody> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

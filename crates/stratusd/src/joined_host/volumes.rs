@@ -11,7 +11,7 @@
 mod targets;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt, io,
     path::PathBuf,
     sync::{
@@ -44,7 +44,7 @@ use vmhost::{
     controller::{VolumeFiles, VolumePlace, VolumeUser, volume_disk},
 };
 
-use self::targets::Targets;
+use self::targets::{Targets, secret_of};
 use crate::joining::{self, Believed, Kept};
 
 /// How long an entry may take to be connected to, and to give a volume then: who had it ends first.
@@ -116,7 +116,7 @@ enum Leads {
 }
 
 impl RemoteVolumes {
-    /// By these entries, as good as this certificate is.
+    /// By these entries, as good as this certificate is; by iSCSI only if QEMU can.
     ///
     /// # Errors
     /// If what this host keeps of its cloud can't be used.
@@ -124,12 +124,12 @@ impl RemoteVolumes {
         kept: &Kept,
         key: &HostKey,
         documents: Documents,
-        daemon: Option<StorageDaemon>,
+        (daemon, opens_iscsi): (Option<StorageDaemon>, bool),
     ) -> anyhow::Result<Self> {
         let mut config = Believed::of_host(kept, key)?
             .config()
             .context("preparing to use volumes")?;
-        let targets = Targets::of(config.clone());
+        let targets = Targets::of(config.clone(), opens_iscsi);
         config.alpn_protocols = vec![VOLUME_PROTOCOL.to_vec()];
         Ok(Self(Arc::new(Inner {
             documents,
@@ -154,8 +154,10 @@ impl RemoteVolumes {
 
     /// Has a disk's socket lead there.
     fn open_socket(&self, by: &VolumeUser, disk: &str, leads_to: Leads) -> io::Result<()> {
-        let mut sockets = self.0.sockets.lock();
         let of = (by.machine.clone(), disk.to_owned());
+        // One of an earlier stay of the machine would take the volume from this socket.
+        self.0.targets.end(&of);
+        let mut sockets = self.0.sockets.lock();
         let leads = leads_to.short();
         // One that was left here, and is here again, has another folder.
         if sockets
@@ -202,6 +204,18 @@ fn socket_of(disk: &str) -> String {
 }
 
 impl VolumeFiles for RemoteVolumes {
+    fn begin(&self, by: &VolumeUser) {
+        let mut stay: HashSet<String> = self.0.targets.begin(by);
+        stay = stay.iter().map(|disk| secret_of(disk)).collect();
+        let sockets = self.0.sockets.lock();
+        let of_it = sockets.keys().filter(|(of, _)| *of == by.machine);
+        stay.extend(of_it.map(|(_, disk)| socket_of(disk)));
+        if let Err(error) = by.forget_all_but(&stay) {
+            let machine = &by.machine;
+            tracing::warn!(%machine, %error, "what an earlier process had of its volumes can't be cleared away");
+        }
+    }
+
     fn ready<'a>(
         &'a self,
         by: &'a VolumeUser,
@@ -297,14 +311,14 @@ type Connected = tokio_rustls::client::TlsStream<tokio::net::TcpStream>;
 
 impl Inner {
     fn close_unneeded(&self, machine: &str) {
+        self.targets.close_unneeded(machine, &self.documents);
+        let mut sockets = self.sockets.lock();
         let read = self.documents.machines.get(machine);
-        self.targets
-            .close_unneeded(machine, read.as_ref().map(|machine| &machine.document.0));
         let is_needed = |disk: &str| {
             let attached = read.as_ref().map(|machine| machine.volumes.iter());
             attached.is_some_and(|mut all| all.any(|one| volume_disk(one) == disk))
         };
-        self.sockets.lock().retain(|(of, disk), socket| {
+        sockets.retain(|(of, disk), socket| {
             let is_wanted = is_needed(disk) || (socket.leads == Led::Nothing && read.is_some());
             // Which way it is to be, is asked anew before it starts.
             let is_off = read
@@ -486,7 +500,7 @@ mod tests {
             daemon: None,
             entries: Vec::new(),
             first: AtomicUsize::new(0),
-            targets: Targets::of(config.clone()),
+            targets: Targets::of(config.clone(), true),
             config: Arc::new(config),
             sockets: Mutex::default(),
         }));

@@ -328,6 +328,15 @@ pub(crate) fn user(settings: &Settings, machine: &Machine) -> Option<u32> {
 /// Where the volumes of a machine are, as far as that was asked.
 pub(crate) type Places = HashMap<cimi::VolumeId, VolumePlace>;
 
+/// Has what an earlier process of a machine had of its volumes forgotten, if that is there no more. Blocks on the disk.
+pub(crate) fn begin(shared: &Shared, machine: &Machine) -> Result<(), PrepareError> {
+    let by = volume_user(shared, machine);
+    if !shared.hypervisor.lives(&by.folder.0)? {
+        shared.volumes.begin(&by);
+    }
+    Ok(())
+}
+
 /// Has a volume made ready for a machine.
 pub(crate) async fn ready(
     shared: &Shared,

@@ -2,6 +2,7 @@
 //! its affair.
 
 use std::{
+    collections::HashSet,
     io::Write as _,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
@@ -123,6 +124,25 @@ impl VolumeUser {
         self.folder.volumes().join(name).exists()
     }
 
+    /// Removes all sockets and files of the machine's folder of volumes but those of these names.
+    ///
+    /// # Errors
+    /// If one can't be removed.
+    pub fn forget_all_but(&self, stay: &HashSet<String>) -> std::io::Result<()> {
+        let entries = match std::fs::read_dir(self.folder.volumes()) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name();
+            if !name.to_str().is_some_and(|name| stay.contains(name)) {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes the socket or file of this name, if there is one.
     pub fn forget(folder: &Path, name: &str) {
         let _ = std::fs::remove_file(RunFolder(folder.to_owned()).volumes().join(name));
@@ -131,6 +151,10 @@ impl VolumeUser {
 
 /// Where volumes are on this host.
 pub trait VolumeFiles: Send + Sync {
+    /// Forgets what an earlier process of a machine had of its volumes and nobody shows any more. None has them open, and all are made
+    /// [ready](Self::ready) before one is started. Where they are files, there is nothing to forget.
+    fn begin(&self, _by: &VolumeUser) {}
+
     /// Makes a volume this machine's to use, and says where it is. Asked before it is used, and again after a restart; what is
     /// ready already is so at once.
     ///

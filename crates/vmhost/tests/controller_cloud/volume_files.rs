@@ -21,6 +21,7 @@ struct Told {
     refusal: Mutex<Option<String>>,
     refused: Mutex<usize>,
     lost: Mutex<Vec<String>>,
+    begun: Mutex<usize>,
 }
 
 impl TestVolumes {
@@ -44,6 +45,11 @@ impl TestVolumes {
         *self.0.refused.lock()
     }
 
+    /// How often somebody was to begin with none.
+    pub fn times_begun(&self) -> usize {
+        *self.0.begun.lock()
+    }
+
     /// The disks that guests were to be told are lost.
     pub fn lost(&self) -> Vec<String> {
         self.0.lost.lock().clone()
@@ -51,6 +57,10 @@ impl TestVolumes {
 }
 
 impl VolumeFiles for TestVolumes {
+    fn begin(&self, _by: &VolumeUser) {
+        *self.0.begun.lock() += 1;
+    }
+
     fn ready<'a>(
         &'a self,
         _by: &'a VolumeUser,

@@ -23,14 +23,14 @@ fn content() -> Vec<u8> {
 }
 
 /// A host of the cloud.
-struct Host {
+pub(in crate::joined_host) struct Host {
     local: String,
-    kept: Kept,
-    key: HostKey,
+    pub(in crate::joined_host) kept: Kept,
+    pub(in crate::joined_host) key: HostKey,
 }
 
 impl Host {
-    fn of(authority: &Authority, name: &str) -> Self {
+    pub(in crate::joined_host) fn of(authority: &Authority, name: &str) -> Self {
         let (id, key) = (HostId::generate(), HostKey::generate().unwrap());
         let public = PublicKey::requested(&key.request().unwrap()).unwrap();
         let admitted = authority

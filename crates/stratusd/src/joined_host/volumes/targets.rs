@@ -6,16 +6,20 @@
 //!  this daemon ──TLS: the host is to have it──▶ an entry ──────┘ (as long as this connection is there)
 //! ```
 //!
-//! Which way it is to be, the entry says when an attachment is first used. By its file an attachment is known to be of iSCSI after
-//! a restart: `<disk>.iscsi` in the folder of the machine's volumes, with the secret. Meanwhile the guest waits, and QEMU logs in
+//! Which way it is to be, the entry says when a process is first to use an attachment. By its file an attachment is known to be of
+//! iSCSI after a restart: `<disk>.iscsi` in the folder of the machine's volumes, with the secret. Meanwhile the guest waits, and QEMU logs in
 //! again by itself.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
+    fmt,
     fs::OpenOptions,
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -24,6 +28,7 @@ use cimi::{
     lifecycle::{Power, Stage},
     resources::{AttachedVolume, Machine, VolumeUse},
 };
+use documents::Documents;
 use parking_lot::Mutex;
 use rustls::ClientConfig;
 use tokio::{
@@ -55,6 +60,8 @@ const LONGEST_REST: Duration = Duration::from_secs(8);
 /// See the module.
 pub(super) struct Targets {
     config: Arc<ClientConfig>,
+    /// Whether QEMU has a driver for them.
+    are_opened: bool,
     held: Mutex<HashMap<Disk, Held>>,
 }
 
@@ -63,26 +70,33 @@ struct Held {
     folder: PathBuf,
     target: VolumeTarget,
     is_lost: bool,
+    /// Whether it is shown now, as it was.
+    is_shown: Arc<AtomicBool>,
     _holding: AbortOnDropHandle<()>,
 }
 
 impl Targets {
     /// By entries that are spoken to so.
-    pub(super) fn of(mut config: ClientConfig) -> Self {
+    pub(super) fn of(mut config: ClientConfig, are_opened: bool) -> Self {
         // Of an entry that is older than this, the second.
         config.alpn_protocols = [TARGET_PROTOCOL, VOLUME_PROTOCOL]
             .map(<[u8]>::to_vec)
             .to_vec();
         Self {
             config: Arc::new(config),
+            are_opened,
             held: Mutex::default(),
         }
     }
 
     /// Ends what no machine needs any more.
-    pub(super) fn close_unneeded(&self, id: &str, machine: Option<&Machine>) {
+    pub(super) fn close_unneeded(&self, id: &str, documents: &Documents) {
+        let mut held = self.held.lock();
+        // Not before: what is answered to one that has begun to start meanwhile, stays.
+        let machine = documents.machines.get(id);
+        let machine = machine.as_ref().map(|machine| &machine.document.0);
         let is_off = machine.is_none_or(is_off);
-        self.held.lock().retain(|(of, disk), held| {
+        held.retain(|(of, disk), held| {
             let is_needed = machine.is_some_and(|machine| {
                 let mut all = machine.volumes.iter();
                 held.is_lost || all.any(|one| volume_disk(one) == *disk)
@@ -100,8 +114,31 @@ impl Targets {
         });
     }
 
+    /// Ends what an earlier process of a machine had, but for what is shown now as it was; which disks these are.
+    pub(super) fn begin(&self, by: &VolumeUser) -> HashSet<String> {
+        let mut held = self.held.lock();
+        held.retain(|(of, _), held| {
+            let goes_on = held.is_of(by) && !held.is_lost && held.is_shown.load(Relaxed);
+            *of != by.machine || goes_on
+        });
+        let of_it = held.keys().filter(|(of, _)| *of == by.machine);
+        of_it.map(|(_, disk)| disk.clone()).collect()
+    }
+
+    /// Ends what is held of a disk that is used in NBD from now on.
+    pub(super) fn end(&self, of: &Disk) {
+        self.held.lock().remove(of);
+    }
+
     pub(super) fn clear(&self) {
         self.held.lock().clear();
+    }
+}
+
+impl Held {
+    /// Whether it is of this run: a machine that has left and come again has another folder.
+    fn is_of(&self, by: &VolumeUser) -> bool {
+        self.folder == by.folder.0
     }
 }
 
@@ -120,8 +157,14 @@ fn emptied(folder: &Path, file: &str) -> io::Result<()> {
     OpenOptions::new().write(true).open(path)?.set_len(0)
 }
 
-fn secret_of(disk: &str) -> String {
+pub(super) fn secret_of(disk: &str) -> String {
     format!("{disk}.iscsi")
+}
+
+/// Whether a machine has a disk by iSCSI: its secret is there, and wasn't [emptied].
+fn is_kept(by: &VolumeUser, disk: &str) -> bool {
+    let path = by.folder.volumes().join(secret_of(disk));
+    path.metadata().is_ok_and(|found| found.len() > 0)
 }
 
 fn place(target: &VolumeTarget, disk: &str) -> VolumePlace {
@@ -150,14 +193,21 @@ impl Inner {
     ) -> Result<Option<VolumePlace>, String> {
         let disk = volume_disk(attached);
         let of = (by.machine.clone(), disk.clone());
-        let is_kept = by.has_socket(&secret_of(&disk));
+        let is_kept = is_kept(by, &disk);
         if is_kept
             && let Some(held) = self.targets.held.lock().get(&of)
+            && held.is_of(by)
             && !held.is_lost
         {
             return Ok(Some(place(&held.target, &disk)));
         }
-        if self.sockets.lock().contains_key(&of) || by.has_socket(&socket_of(&disk)) {
+        let is_in_nbd = || {
+            !self.targets.are_opened
+                || self.sockets.lock().contains_key(&of)
+                || by.has_socket(&socket_of(&disk))
+        };
+        // What QEMU has by iSCSI it can't have otherwise, whatever else is there.
+        if !is_kept && is_in_nbd() {
             return Ok(None);
         }
         let asking = match is_kept {
@@ -166,9 +216,10 @@ impl Inner {
         };
         let asked = TargetRequest(by.of(attached), asking);
         let failed = |why: String| format!("waits for {}: {why}", attached.volume);
-        let answer = self.ask(&asked).await;
-        let Some((target, connected)) = answer.map_err(|why| failed(why.to_string()))? else {
-            return Ok(None);
+        let (target, connected) = match self.ask(&asked).await {
+            Ok(shown) => shown,
+            Err(not) if not.is_in_nbd && !is_kept => return Ok(None),
+            Err(not) => return Err(failed(not.to_string())),
         };
         by.keep_secret(&secret_of(&disk), &target.secret)
             .map_err(|error| failed(format!("its secret can't be kept on this host: {error}")))?;
@@ -185,14 +236,23 @@ impl Inner {
         attached: &AttachedVolume,
     ) -> Option<Result<(), String>> {
         let of = (by.machine.clone(), volume_disk(attached));
-        let portal = self.targets.held.lock().get(&of)?.target.portal;
+        let volume = &attached.volume;
+        let portal = match self.targets.held.lock().get(&of) {
+            Some(held) if held.is_of(by) => held.target.portal,
+            // Asked for it in NBD, an entry would take it from its target.
+            _ if is_kept(by, &of.1) => {
+                return Some(Err(format!(
+                    "waits for {volume}: it isn't shown by iSCSI just now"
+                )));
+            }
+            _ => return None,
+        };
         let connected = timeout(CONNECTING, TcpStream::connect(portal)).await;
         let why = match connected {
             Ok(Ok(_)) => return Some(Ok(())),
             Ok(Err(error)) => error.to_string(),
             Err(_) => "it doesn't answer in time".to_owned(),
         };
-        let volume = &attached.volume;
         Some(Err(format!(
             "waits for {volume}: this host can't reach the iSCSI portal {portal}: {why}"
         )))
@@ -208,7 +268,7 @@ impl Inner {
             return false;
         };
         let key = (by.machine.clone(), name.to_owned());
-        let is_lost = |held: &Held| held.is_lost;
+        let is_lost = |held: &Held| held.is_lost && held.is_of(by);
         if self.targets.held.lock().get(&key).is_some_and(is_lost) {
             return true;
         }
@@ -216,10 +276,9 @@ impl Inner {
         tokio::spawn(async move {
             let asked = TargetRequest(of, Asking::Lost);
             match inner.ask(&asked).await {
-                Ok(Some((target, connected))) => {
+                Ok((target, connected)) => {
                     inner.hold(&by, name, (asked.0, Asking::Lost), target, connected);
                 }
-                Ok(None) => {}
                 // It is asked again as long as the guest has it.
                 Err(why) => {
                     tracing::warn!(disk = name, %why, "a guest can't be told yet that it has lost a volume");
@@ -238,47 +297,63 @@ impl Inner {
         connected: Connected,
     ) {
         let asked = TargetRequest(of, asking);
-        let holding = hold(Arc::clone(self), asked, target.clone(), connected);
+        let is_shown = Arc::new(AtomicBool::new(true));
+        let shown = (target.clone(), connected, Arc::clone(&is_shown));
+        let holding = hold(Arc::clone(self), asked, shown);
         let held = Held {
             folder: by.folder.0.clone(),
             target,
             is_lost: asking == Asking::Lost,
+            is_shown,
             _holding: AbortOnDropHandle::new(tokio::spawn(holding)),
         };
         let of = (by.machine.clone(), disk);
         self.targets.held.lock().insert(of, held);
     }
 
-    /// What an entry says where a volume is, and the connection as long as which it is there; none: it is used in NBD.
-    async fn ask(
-        &self,
-        asked: &TargetRequest,
-    ) -> Result<Option<(VolumeTarget, Connected)>, NotGiven> {
-        let mut why_not = Vec::new();
-        for entry in self.in_turn() {
-            match self.ask_of(entry.1, asked).await {
-                Ok(answer) => {
-                    self.gave(entry.0);
-                    return Ok(answer);
+    /// Where an entry shows a volume, and the connection as long as which it does.
+    async fn ask(&self, asked: &TargetRequest) -> Result<(VolumeTarget, Connected), NotShown> {
+        let mut not = NotShown {
+            is_in_nbd: false,
+            why: NotGiven(Vec::new()),
+        };
+        for (number, entry) in self.in_turn() {
+            let why = match self.ask_of(entry, asked).await {
+                Ok(Answer::Shown(target, connected)) => {
+                    self.gave(number);
+                    return Ok((target, *connected));
                 }
-                Err(why) => why_not.push((entry.1.clone(), why)),
-            }
+                // Who says so has the volume; nobody else is to be asked.
+                Ok(Answer::InNbd) if asked.1 == Asking::Anew => {
+                    self.gave(number);
+                    not.is_in_nbd = true;
+                    return Err(not);
+                }
+                Ok(Answer::InNbd) => "it isn't shown by iSCSI any more".to_owned(),
+                // It may have the volume or not. If nobody shows that by iSCSI, it is in NBD.
+                Ok(Answer::Older) => {
+                    not.is_in_nbd = true;
+                    "its stratusd is older, and knows no iSCSI".to_owned()
+                }
+                Err(why) => why,
+            };
+            not.why.0.push((entry.clone(), why));
         }
-        Err(NotGiven(why_not))
+        Err(not)
     }
 
     async fn ask_of(
         &self,
         entry: &joining::Entry,
         asked: &TargetRequest,
-    ) -> Result<Option<(VolumeTarget, Connected)>, String> {
+    ) -> Result<Answer, String> {
         let request = asked.to_bytes().ok_or("that is no volume of a machine")?;
         let late = |_| "it doesn't answer in time".to_owned();
         let connecting = timeout(CONNECTING, entry.connect(Arc::clone(&self.targets.config)));
         let stream = connecting.await.map_err(late)?;
         let mut stream = stream.map_err(|error| error.to_string())?;
         if stream.get_ref().1.alpn_protocol() != Some(TARGET_PROTOCOL) {
-            return Ok(None);
+            return Ok(Answer::Older);
         }
         let asking = async {
             stream.write_all(&request).await?;
@@ -295,7 +370,31 @@ impl Inner {
         let answer = timeout(SHOWING, asking).await.map_err(late)?;
         let TargetAnswer(target) =
             answer.map_err(|_| "not to this host now; its log says why".to_owned())?;
-        Ok(target.map(|target| (target, stream)))
+        Ok(match target {
+            Some(target) => Answer::Shown(target, Box::new(stream)),
+            None => Answer::InNbd,
+        })
+    }
+}
+
+/// What one entry says.
+enum Answer {
+    Shown(VolumeTarget, Box<Connected>),
+    InNbd,
+    /// It doesn't understand the question.
+    Older,
+}
+
+/// Why no entry shows a volume by iSCSI.
+struct NotShown {
+    /// Whether one that isn't used yet is to be used in NBD.
+    is_in_nbd: bool,
+    why: NotGiven,
+}
+
+impl fmt::Display for NotShown {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.why.fmt(out)
     }
 }
 
@@ -303,8 +402,7 @@ impl Inner {
 async fn hold(
     inner: Arc<Inner>,
     asked: TargetRequest,
-    target: VolumeTarget,
-    mut connected: Connected,
+    (target, mut connected, is_shown): (VolumeTarget, Connected, Arc<AtomicBool>),
 ) {
     let VolumeUse {
         volume, machine, ..
@@ -312,17 +410,12 @@ async fn hold(
     loop {
         // Nothing is said on it.
         let _ = connected.read_u8().await;
+        is_shown.store(false, Relaxed);
         tracing::info!(%volume, %machine, "a volume isn't shown by iSCSI any more");
         let mut rest = REST;
-        connected = loop {
+        let again = loop {
             match inner.ask(&asked).await {
-                Ok(Some((again, connected))) if again == target => break connected,
-                Ok(Some(_)) => {
-                    tracing::error!(%volume, %machine, "the guest waits for its volume: it is shown by iSCSI elsewhere now; stop and start the machine");
-                }
-                Ok(None) => {
-                    tracing::error!(%volume, %machine, "the guest waits for its volume: it isn't shown by iSCSI any more; stop and start the machine");
-                }
+                Ok(shown) => break shown,
                 Err(why) => {
                     tracing::warn!(%volume, %machine, %why, "the guest waits for its volume");
                 }
@@ -330,7 +423,17 @@ async fn hold(
             tokio::time::sleep(rest).await;
             rest = (rest * 2).min(LONGEST_REST);
         };
-        tracing::info!(%volume, %machine, "a volume is shown by iSCSI again");
+        // Held also where QEMU doesn't look for it: it can be shown elsewhere only once this has ended.
+        connected = again.1;
+        let (was, now) = (target.portal, again.0.portal);
+        if again.0 == target {
+            is_shown.store(true, Relaxed);
+            tracing::info!(%volume, %machine, "a volume is shown by iSCSI again");
+        } else if was == now {
+            tracing::error!(%volume, %machine, "the guest waits for its volume: it is shown by iSCSI with another secret now, made of another `iscsi-key`; put that back, or stop and start the machine");
+        } else {
+            tracing::error!(%volume, %machine, %was, %now, "the guest waits for its volume: it is shown by iSCSI at another address now; give that computer the address it was at, and set it in `storage.iscsi_portal`, or stop and start the machine");
+        }
     }
 }
 
@@ -350,32 +453,4 @@ fn use_of(machine: &MachineId, disk: &str) -> Option<VolumeUse> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)] // a test that panics has failed
-mod tests {
-    use cimi::resources::AttachStage;
-
-    use super::*;
-
-    #[test]
-    fn a_disk_tells_of_which_attachment_it_is() {
-        for taken in [None, Some(Timestamp::now())] {
-            let attached = AttachedVolume {
-                volume: VolumeId::generate(),
-                initial_location: None,
-                hot: false,
-                wanted: true,
-                stage: AttachStage::Waiting,
-                serial: "v".to_owned(),
-                taken,
-            };
-            let machine = MachineId::generate();
-            let found = use_of(&machine, &volume_disk(&attached)).unwrap();
-            assert_eq!(found.volume, attached.volume);
-            assert_eq!(
-                found.taken.map(Timestamp::as_millis),
-                taken.map(Timestamp::as_millis)
-            );
-        }
-        assert_eq!(use_of(&MachineId::generate(), "root"), None);
-    }
-}
+mod tests;

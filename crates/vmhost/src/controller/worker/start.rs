@@ -144,6 +144,8 @@ impl Worker {
             self.forget_memory(machine).await?;
         }
         let document = machine.document.0.clone();
+        let (begun, of) = (shared.clone(), document.clone());
+        blocking(move || Ok(prepare::begin(&begun, &of)?)).await?;
         let mut places = prepare::Places::new();
         for attached in &machine.volumes {
             let place = prepare::ready(&shared, machine, attached).await?;
