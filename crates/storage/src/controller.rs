@@ -74,6 +74,7 @@ use self::transfer::{Transfers, Turns};
 use crate::backend::{Backend as _, FileBackend};
 use crate::blocking::blocking;
 use crate::error::Error;
+use crate::identifier::ImageIdentifier;
 use crate::import::{ImageStore, Options};
 use crate::space::Space;
 
@@ -90,6 +91,8 @@ struct Inner {
     files: ImageStore,
     /// Disks of machines on other hosts that are being saved.
     overlays: ImageStore,
+    /// Which of them are being merged; one that two machines left alike stands here twice.
+    overlays_used: Mutex<Vec<ImageIdentifier>>,
     unwanted_dir: PathBuf,
     transfers: Transfers,
     /// Images that can't be fetched now, and when they are tried again.
@@ -142,6 +145,7 @@ impl StorageController {
                 disks: ImageStore::open(&cache.join("disks"), options.clone())?,
                 files: ImageStore::open_files(&cache.join("files"), options.clone())?,
                 overlays: disk_elsewhere::open(&dir.join("saving"), options)?,
+                overlays_used: Mutex::default(),
                 unwanted_dir,
                 transfers: Transfers::default(),
                 rests: Rests::default(),
@@ -170,6 +174,7 @@ impl StorageController {
                 quick: self.0.settings.volume_operations.max(1),
                 long: 1,
                 long_per_owner: 1,
+                long_per_host: 1,
             },
             |_: &str| Lane::Quick,
             |_: &str| {},
@@ -188,6 +193,7 @@ impl StorageController {
                 quick: 8,
                 long: self.0.settings.imports.max(1),
                 long_per_owner: self.0.settings.imports_per_owner.max(1),
+                long_per_host: self.0.settings.imports_per_host(),
             },
             |local: &str| self.image_lane(local),
             |local: &str| self.0.transfers.ring(local),
@@ -206,6 +212,7 @@ impl StorageController {
                 quick: 4,
                 long: 1,
                 long_per_owner: 1,
+                long_per_host: 1,
             },
             |_: &str| Lane::Quick,
             |_: &str| {},

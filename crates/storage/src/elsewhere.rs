@@ -15,17 +15,28 @@ pub struct GivenDisk {
     pub host: String,
     /// Bytes of the file, as the host says.
     pub length: u64,
-    /// What it gives of it, from the beginning.
+    /// What it gives of it, from the beginning. An error that holds [`NoDisk::Unreadable`] says that the host can't read on.
     pub content: Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>,
+}
+
+/// Why a disk isn't given: a sentence.
+#[derive(Debug, thiserror::Error)]
+pub enum NoDisk {
+    /// The host can't be asked, or doesn't know yet that it is to give it.
+    #[error("{0}")]
+    NotNow(String),
+    /// It has the disk, and can't read it.
+    #[error("{0}")]
+    Unreadable(String),
 }
 
 /// How hosts that have joined are asked for the disks of their machines.
 pub trait DisksElsewhere: Debug + Send + Sync {
     /// The file of the root disk of a machine that is off, from the host that it is on: a qcow2 overlay on the machine's image.
-    /// Answered within seconds. An error is a sentence.
+    /// Answered within seconds.
     fn disk<'a>(
         &'a self,
         host: &'a HostId,
         machine: &'a MachineId,
-    ) -> BoxFuture<'a, Result<GivenDisk, String>>;
+    ) -> BoxFuture<'a, Result<GivenDisk, NoDisk>>;
 }

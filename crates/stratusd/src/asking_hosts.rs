@@ -1,7 +1,7 @@
 //! What an entry asks hosts that have joined, and what becomes of their answers. A host is believed nothing but what it says of
 //! itself: names of meters are ours, and its findings are told as its.
 
-use std::{fmt, io};
+use std::{error::Error as _, fmt, io};
 
 use cimi::{HostId, MachineId, Timestamp, resources::EventSeverity};
 use cloud::{ByteStream, CloudError, Console, ConsoleRange, MeterReading};
@@ -12,7 +12,7 @@ use http::{StatusCode, header};
 use http_body_util::BodyDataStream;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use storage::elsewhere::{DisksElsewhere, GivenDisk};
+use storage::elsewhere::{DisksElsewhere, GivenDisk, NoDisk};
 use vmhost::controller::{ASPECTS, METER_INTERVAL, Reading};
 
 /// Where a console begins that was asked for.
@@ -252,36 +252,75 @@ impl DisksElsewhere for Elsewhere {
         &'a self,
         host: &'a HostId,
         machine: &'a MachineId,
-    ) -> BoxFuture<'a, Result<GivenDisk, String>> {
+    ) -> BoxFuture<'a, Result<GivenDisk, NoDisk>> {
         async move {
             let question = Question::Disk(machine.clone());
             let name = self.name(host);
             let answer = match self.calls.get(host, &question.path()).await {
                 Ok(answer) => answer,
                 Err(CallError::Refused(StatusCode::NOT_FOUND)) => {
-                    return Err(format!(
+                    return Err(NoDisk::NotNow(format!(
                         "its host {name} doesn't know yet that it is off, or runs a stratusd that is too old to give its disk"
-                    ));
+                    )));
                 }
-                Err(error) => return Err(self.unreachable(host, &question, &error).to_string()),
+                Err(CallError::Refused(StatusCode::INTERNAL_SERVER_ERROR)) => {
+                    return Err(unreadable(&name));
+                }
+                Err(error) => {
+                    let why = self.unreachable(host, &question, &error).to_string();
+                    return Err(NoDisk::NotNow(why));
+                }
             };
             let length = answer.headers().get(header::CONTENT_LENGTH);
             let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
-            let length = length.ok_or_else(|| format!("its host {name} says not how long it is"))?;
+            let length = length.ok_or_else(|| {
+                NoDisk::NotNow(format!("its host {name} says not how long it is"))
+            })?;
             let content = BodyDataStream::new(answer.into_body());
+            let from = name.clone();
             Ok(GivenDisk {
                 host: name,
                 length,
-                content: Box::pin(content.map_err(io::Error::other)),
+                content: Box::pin(content.map_err(move |error| match gave_up(&error) {
+                    true => io::Error::other(unreadable(&from)),
+                    false => io::Error::other(error),
+                })),
             })
         }
         .boxed()
     }
 }
 
+fn unreadable(host: &str) -> NoDisk {
+    NoDisk::Unreadable(format!(
+        "its host {host} can't read the machine's disk: its log says why"
+    ))
+}
+
+/// Whether a host says that it can't go on with what it was sending: nothing is wrong with the connection.
+fn gave_up(error: &hyper::Error) -> bool {
+    let error = error.source().and_then(|error| error.downcast_ref());
+    error.is_some_and(|error: &h2::Error| {
+        error.is_reset() && error.is_remote() && error.reason() == Some(h2::Reason::INTERNAL_ERROR)
+    })
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)] // a test that panics has failed
 mod tests {
+    use std::{convert::Infallible, sync::Arc};
+
+    use bytes::Bytes;
+    use http::{Request, Response};
+    use http_body_util::{BodyExt as _, Empty, StreamBody};
+    use hyper::{
+        body::{Frame, Incoming},
+        service::service_fn,
+    };
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    use parking_lot::Mutex;
+    use tokio::sync::Notify;
+
     use super::*;
 
     #[test]
@@ -319,5 +358,49 @@ mod tests {
         ] {
             assert_eq!(Question::of(nothing, None), None, "{nothing}");
         }
+    }
+
+    /// How an answer ends that began, as who asked sees it.
+    async fn end_of_one(is_cut: bool) -> hyper::Error {
+        let begun = Arc::new(Notify::new());
+        let part = stream::iter([Ok(Frame::data(Bytes::from_static(b"a part")))]);
+        let bad = Arc::clone(&begun);
+        let broken = stream::once(async move {
+            bad.notified().await;
+            Err(io::Error::other("a bad sector"))
+        });
+        let body = StreamBody::new(part.chain(broken)).boxed_unsync();
+        let (here, there) = tokio::io::duplex(1 << 16);
+        let body = Mutex::new(Some(body));
+        let service = service_fn(move |_: Request<Incoming>| {
+            let body = body.lock().take().unwrap();
+            async move { Ok::<_, Infallible>(Response::new(body)) }
+        });
+        let host = tokio::spawn(
+            hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(there), service),
+        );
+        let (mut asking, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(here))
+                .await
+                .unwrap();
+        tokio::spawn(connection);
+        let question = Request::get("/").body(Empty::<Bytes>::new()).unwrap();
+        let answer = asking.send_request(question).await.unwrap();
+        let mut content = BodyDataStream::new(answer.into_body());
+        assert_eq!(content.next().await.unwrap().unwrap(), "a part");
+        match is_cut {
+            true => host.abort(),
+            false => begun.notify_one(),
+        }
+        content.next().await.unwrap().unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn a_host_that_cannot_read_on_is_told_from_one_that_is_cut_off() {
+        let error = end_of_one(false).await;
+        assert!(gave_up(&error), "{error:?}");
+        let error = end_of_one(true).await;
+        assert!(!gave_up(&error), "{error:?}");
     }
 }

@@ -142,6 +142,10 @@ fn a_disk_comes_to_the_storage_whichever_daemon_is_killed_meanwhile() {
     is_given(&cloud, &mut point, &job);
     let refused = api.post(&format!("{}/start", machine.id), &json!({}));
     assert_eq!(refused.status, 409, "{}", refused.text());
+    let disk = host.folder().join("state/machines");
+    let disk = disk.join(machine.uuid()).join("root.qcow2");
+    let aside = disk.with_extension("aside");
+    std::fs::rename(&disk, &aside).unwrap();
     host.kill();
     drop(point);
     let waits = wait_until("the reason", LIMIT, || {
@@ -153,6 +157,14 @@ fn a_disk_comes_to_the_storage_whichever_daemon_is_killed_meanwhile() {
     assert!(reason.contains("node7"), "{waits}");
     assert_eq!(host.machines(), [machine.uuid()]);
     host.start();
+    // As long as it can't be read there, that is said.
+    wait_until("the reason", LIMIT, || {
+        let image = image_named(&cloud, "captured")?;
+        assert_eq!(image["state"], "CREATING", "{image}");
+        let reason = image["reason"].as_str()?;
+        reason.contains("its host node7 can't read").then_some(())
+    });
+    std::fs::rename(&aside, &disk).unwrap();
     cloud.wait_for_job(&job);
     let captured = wait_for_image(&cloud, "captured");
     assert_eq!(brought(&cloud), Vec::<PathBuf>::new());

@@ -201,7 +201,7 @@ impl StorageController {
     }
 
     /// Tells why an image isn't there yet, and when it is tried again; or that it never will be.
-    async fn not_now(
+    pub(super) async fn not_now(
         &self,
         local: &str,
         attempt: u64,

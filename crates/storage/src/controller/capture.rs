@@ -15,7 +15,7 @@ use documents::Cached;
 use store::cache::Changed;
 use tokio_util::sync::CancellationToken;
 
-use super::disk_elsewhere::{ASKED_AGAIN_AFTER, Had};
+use super::disk_elsewhere::{ASKED_AGAIN_AFTER, Had, Place};
 use super::follow::Next;
 use super::image_content::Brought;
 use super::images::BUSY;
@@ -67,22 +67,27 @@ impl StorageController {
         read: &Cached<Image>,
         capture: &Capture,
     ) -> Result<Next, Error> {
-        let local = read.id.local();
+        let (local, attempt) = (read.id.local(), read.desired.attempt);
         if let Some(reason) = self.will_never_be_left(capture).await? {
             return self.give_up(local, &reason).await;
         }
         if !self.disk_is_left(capture) {
             return Ok(Next::Settled);
         }
+        if let Some(left) = self.0.rests.left(local, attempt) {
+            return Ok(Next::Again(left));
+        }
         let Some(mut transfer) = self.0.transfers.begin(local) else {
             return Ok(Next::Again(BUSY));
         };
-        let brought = match self.host_elsewhere(capture) {
-            None => {
+        let brought = match self.place_of_disk(capture) {
+            Place::NotKnown(why) => return self.waits_for_host(local, &why).await,
+            Place::Gone(why) => return self.give_up(local, &why).await,
+            Place::Here => {
                 let overlay = self.overlay_here(capture);
                 self.save_disk(read, capture, overlay, &transfer).await
             }
-            Some(host) => {
+            Place::On(host) => {
                 let disk_bytes = self.disk_bytes(capture);
                 let had = self.have_disk((capture, &host), disk_bytes, &mut transfer);
                 match had.await {
@@ -92,19 +97,22 @@ impl StorageController {
                         self.forget_disk(&identifier).await;
                         brought
                     }
-                    Ok(Had::NotNow(why)) => {
-                        if let Some(read) = self.wanted_image(local) {
-                            self.image_reason(&read, &why).await?;
-                        }
-                        return Ok(Next::Again(ASKED_AGAIN_AFTER));
+                    Ok(Had::NotNow(why)) => return self.waits_for_host(local, &why).await,
+                    // What is broken rarely mends itself: not for ever.
+                    Ok(Had::Unreadable(why)) => {
+                        return self.not_now(local, attempt, true, &why).await;
                     }
+                    Ok(Had::Vanished) => Ok(Brought::Vanished),
                     Ok(Had::Unwanted) => Ok(Brought::Unwanted),
                     Err(error) => Err(error),
                 }
             }
         };
         match brought {
-            Ok(Brought::Kept | Brought::Unwanted) => Ok(Next::Settled),
+            Ok(Brought::Kept | Brought::Unwanted) => {
+                self.0.rests.forget(local);
+                Ok(Next::Settled)
+            }
             Ok(Brought::Vanished) => Ok(Next::Again(Duration::ZERO)),
             Err(error @ (Error::Document(_) | Error::Cancelled)) => Err(error),
             // The machine waits, with its disk.
@@ -126,6 +134,14 @@ impl StorageController {
             }
             Err(error) => self.give_up(local, &error.to_string()).await,
         }
+    }
+
+    /// Says why the host of a machine isn't asked for its disk now; it is soon.
+    async fn waits_for_host(&self, local: &str, why: &str) -> Result<Next, Error> {
+        if let Some(read) = self.wanted_image(local) {
+            self.image_reason(&read, why).await?;
+        }
+        Ok(Next::Again(ASKED_AGAIN_AFTER))
     }
 
     /// Makes the content of an image from a disk that can be read here.

@@ -17,7 +17,7 @@ use super::StorageController;
 use super::transfer::{Part, Transfer};
 use crate::digest::Expected;
 use crate::durable;
-use crate::elsewhere::GivenDisk;
+use crate::elsewhere::{GivenDisk, NoDisk};
 use crate::error::Error;
 use crate::identifier::ImageIdentifier;
 use crate::import::{ImageStore, Limits, Options, Source};
@@ -33,8 +33,24 @@ pub(super) enum Had {
     Here(ImageIdentifier),
     /// The host can't be asked now: why.
     NotNow(String),
+    /// The host has it and can't read it: a sentence.
+    Unreadable(String),
+    /// It was here already, for another machine that left the same, and went with that.
+    Vanished,
     /// Its image is wanted no more.
     Unwanted,
+}
+
+/// Where the disk of a machine that is off is.
+pub(super) enum Place {
+    /// On this computer.
+    Here,
+    /// On a host that has joined.
+    On(HostId),
+    /// That can't be said yet: why.
+    NotKnown(String),
+    /// Nowhere any more: why.
+    Gone(String),
 }
 
 /// Opens the store, empty. Only by who has the storage. Blocks.
@@ -55,13 +71,23 @@ fn most(disk_bytes: u64) -> u64 {
 }
 
 impl StorageController {
-    /// The host of a machine, if that has joined: it has the machine's disk.
-    pub(super) fn host_elsewhere(&self, capture: &Capture) -> Option<HostId> {
+    /// Where the disk of a machine is.
+    pub(super) fn place_of_disk(&self, capture: &Capture) -> Place {
         let documents = &self.0.documents;
-        let machine = documents.machines.get(capture.machine.local())?;
-        let host = machine.host.clone()?;
-        let known = documents.hosts.get(host.local())?;
-        known.has_joined().then_some(host)
+        let Some(machine) = documents.machines.get(capture.machine.local()) else {
+            return Place::NotKnown(format!("{} isn't known here just now", capture.machine));
+        };
+        let Some(host) = &machine.host else {
+            return Place::Gone(format!(
+                "the host of {} was removed from the cloud, and the machine's disk with it",
+                capture.machine
+            ));
+        };
+        match documents.hosts.get(host.local()) {
+            Some(known) if known.has_joined() => Place::On(host.clone()),
+            Some(_) => Place::Here,
+            None => Place::NotKnown(format!("its {host} isn't known here just now")),
+        }
     }
 
     /// Brings the disk of a machine here from its host; a guest sees so many bytes of it.
@@ -80,7 +106,8 @@ impl StorageController {
             content,
         } = match elsewhere.disk(host, &capture.machine).await {
             Ok(given) => given,
-            Err(why) => return Ok(Had::NotNow(why)),
+            Err(NoDisk::NotNow(why)) => return Ok(Had::NotNow(why)),
+            Err(NoDisk::Unreadable(why)) => return Ok(Had::Unreadable(why)),
         };
         self.checkpoint("save: the host gives the disk").await;
         let most = most(disk_bytes);
@@ -108,7 +135,7 @@ impl StorageController {
         let had = self.import_shown(store, (source, expected), limits, transfer);
         let had = match had.await {
             Ok(None) => Had::Unwanted,
-            Ok(Some(imported)) => Had::Here(imported.image.identifier),
+            Ok(Some(imported)) => self.use_disk(imported.image.identifier).await,
             Err(
                 error @ (Error::NoSpace { .. }
                 | Error::Io { .. }
@@ -117,6 +144,9 @@ impl StorageController {
             ) => return Err(error),
             // Whatever it is, the disk is still there.
             Err(error) => {
+                if let Some(why) = unreadable(&error) {
+                    return Ok(Had::Unreadable(why));
+                }
                 let reason = error.to_string();
                 return Err(Error::NotGiven { host, reason });
             }
@@ -126,10 +156,39 @@ impl StorageController {
         Ok(had)
     }
 
-    /// Removes what was brought here. What stays goes at the next start.
+    /// Notes that what was brought here is needed until it is forgotten.
+    async fn use_disk(&self, identifier: ImageIdentifier) -> Had {
+        let mut used = self.0.overlays_used.lock().await;
+        if self.0.overlays.find(&identifier).is_none() {
+            return Had::Vanished;
+        }
+        used.push(identifier);
+        Had::Here(identifier)
+    }
+
+    /// Removes what was brought here, unless another machine left the same, and needs it still. What stays goes at the next start.
     pub(super) async fn forget_disk(&self, identifier: &ImageIdentifier) {
+        // Held until it is removed: nobody begins to need it meanwhile.
+        let mut used = self.0.overlays_used.lock().await;
+        if let Some(place) = used.iter().position(|one| one == identifier) {
+            used.swap_remove(place);
+        }
+        if used.contains(identifier) {
+            return;
+        }
         if let Err(error) = self.0.overlays.delete(identifier).await {
             tracing::warn!(%error, "the disk of a machine on another host, of which an image was made, stays here for now");
         }
+    }
+}
+
+/// What a host says that broke off because it can't read its disk.
+fn unreadable(error: &Error) -> Option<String> {
+    let Error::Source { source, .. } = error else {
+        return None;
+    };
+    match source.get_ref()?.downcast_ref()? {
+        NoDisk::Unreadable(why) => Some(why.clone()),
+        NoDisk::NotNow(_) => None,
     }
 }

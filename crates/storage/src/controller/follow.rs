@@ -32,7 +32,22 @@ pub(super) enum Next {
 pub(super) enum Lane {
     Quick,
     /// On behalf of this owner.
-    Long(Arc<str>),
+    Long {
+        /// Whose turn it takes.
+        owner: Arc<str>,
+        /// And that of the host which gives the content, if it comes from one.
+        host: Option<Arc<str>>,
+    },
+}
+
+impl Lane {
+    /// Of this owner, from no host of the cloud.
+    pub(super) fn of(owner: &str) -> Self {
+        Self::Long {
+            owner: owner.into(),
+            host: None,
+        }
+    }
 }
 
 /// How many tasks each lane may have.
@@ -42,6 +57,8 @@ pub(super) struct Limits {
     pub(super) long: usize,
     /// And of the long ones, one owner.
     pub(super) long_per_owner: usize,
+    /// And those of one host, so that a slow one doesn't have all others wait.
+    pub(super) long_per_host: usize,
 }
 
 #[derive(Debug, Default)]
@@ -87,9 +104,13 @@ impl Desk {
         limits: Limits,
         lane_of: &impl Fn(&str) -> Lane,
     ) -> Option<(Arc<str>, Lane)> {
-        let is_long = |lane: &Lane| matches!(lane, Lane::Long(_));
-        let lanes = || self.running.values().map(|(_, lane)| lane);
-        let long = lanes().filter(|lane| is_long(lane)).count();
+        let long_ones = || {
+            self.running.values().filter_map(|(_, lane)| match lane {
+                Lane::Quick => None,
+                Lane::Long { owner, host } => Some((owner, host.as_ref())),
+            })
+        };
+        let long = long_ones().count();
         let quick_has_room = self.running.len() - long < limits.quick;
         let long_has_room = long < limits.long;
         if !quick_has_room && !long_has_room {
@@ -97,9 +118,12 @@ impl Desk {
         }
         let room = |lane: &Lane| match lane {
             Lane::Quick => quick_has_room,
-            Lane::Long(_) => {
+            Lane::Long { owner, host } => {
+                let of_owner = long_ones().filter(|(other, _)| *other == owner).count();
+                let of_host = long_ones().filter(|(_, other)| *other == host.as_ref());
                 long_has_room
-                    && lanes().filter(|other| *other == lane).count() < limits.long_per_owner
+                    && of_owner < limits.long_per_owner
+                    && (host.is_none() || of_host.count() < limits.long_per_host)
             }
         };
         let (place, lane) = self.queue.iter().enumerate().find_map(|(place, local)| {

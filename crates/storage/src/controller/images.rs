@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use cimi::Timestamp;
@@ -10,6 +11,7 @@ use documents::Cached;
 use documents::room::Unbounded;
 
 use super::StorageController;
+use super::disk_elsewhere::Place;
 use super::follow::{Lane, Next};
 use super::image_content::{Kind, is_missing};
 use super::image_document::image_file;
@@ -26,11 +28,14 @@ impl StorageController {
     pub(super) fn image_lane(&self, local: &str) -> Lane {
         match self.0.documents.images.get(local) {
             Some(image) if image.is_on_its_way() && self.is_long(&image.desired.source) => {
-                Lane::Long(owner(&image).into())
+                Lane::Long {
+                    owner: owner(&image).into(),
+                    host: self.given_by(&image.desired.source),
+                }
             }
-            Some(image) if is_to_be_proven(&image) => Lane::Long(owner(&image).into()),
+            Some(image) if is_to_be_proven(&image) => Lane::of(owner(&image)),
             // A Marketplace that doesn't answer must not hold up what has nothing to do with it.
-            Some(image) if self.is_to_be_looked_up_anew(&image) => Lane::Long("entries".into()),
+            Some(image) if self.is_to_be_looked_up_anew(&image) => Lane::of("entries"),
             _ => Lane::Quick,
         }
     }
@@ -44,6 +49,17 @@ impl StorageController {
             | ImageSource::Volume { .. } => true,
             ImageSource::Upload => false,
             ImageSource::Machine(capture) => self.disk_is_left(capture),
+        }
+    }
+
+    /// The host of the cloud that gives the content.
+    fn given_by(&self, source: &ImageSource) -> Option<Arc<str>> {
+        let ImageSource::Machine(capture) = source else {
+            return None;
+        };
+        match self.place_of_disk(capture) {
+            Place::On(host) => Some(host.local().into()),
+            Place::Here | Place::NotKnown(_) | Place::Gone(_) => None,
         }
     }
 

@@ -27,7 +27,8 @@ pub struct Settings {
     pub fetcher: Fetcher,
     /// Where images are found by name.
     pub registries: Registries,
-    /// How often an image that is fetched by name is tried, with growing pauses, before it is given up.
+    /// How often an image that is fetched by name, or made of a disk that its host can't read, is tried, with growing pauses, before it
+    /// is given up.
     pub fetch_tries: u32,
     /// The first of these pauses; doubled each time, up to five minutes.
     pub fetch_pause: Duration,
@@ -65,6 +66,13 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Of the imports at once, those whose content one host of the cloud gives: as many as of one owner, and never all.
+    #[must_use]
+    pub fn imports_per_host(&self) -> usize {
+        let not_all = self.imports.saturating_sub(1);
+        self.imports_per_owner.min(not_all).max(1)
+    }
+
     /// The usual settings.
     #[must_use]
     pub fn new(dir: PathBuf, fetcher: Fetcher) -> Self {

@@ -61,6 +61,9 @@ fn pieces(file: File, length: u64) -> Packed {
             let piece = read
                 .await
                 .unwrap_or_else(|error| Err(io::Error::other(error)));
+            if let Err(error) = &piece {
+                tracing::error!(at, %error, "a disk that is to be saved can't be read on");
+            }
             let is_last = piece.is_err();
             if to.send(piece).await.is_err() || is_last {
                 return;

@@ -87,6 +87,9 @@ async fn saved_from(world: &mut World, beginning: &[u8]) -> Option<Saved> {
     machine.desired.graceful = true;
     machine.observed.stage = Stage::Running;
     machine.observed.run = 1;
+    let host = cimi::testing::host();
+    machine.host = Some(host.id.clone());
+    world.create(&host).await;
     let capture = Capture {
         machine: machine.id.clone(),
         vmid: machine.vmid,
