@@ -63,6 +63,8 @@ pub(super) struct Targets {
     /// Whether QEMU has a driver for them.
     are_opened: bool,
     held: Mutex<HashMap<Disk, Held>>,
+    /// Disks that are to be lost, of which an entry is being told.
+    losing: Mutex<HashSet<Disk>>,
 }
 
 /// A target that is shown as long as this is there.
@@ -86,6 +88,7 @@ impl Targets {
             config: Arc::new(config),
             are_opened,
             held: Mutex::default(),
+            losing: Mutex::default(),
         }
     }
 
@@ -272,6 +275,10 @@ impl Inner {
         if self.targets.held.lock().get(&key).is_some_and(is_lost) {
             return true;
         }
+        // It is said again and again as long as the guest has it, and an entry may take longer to answer.
+        if !self.targets.losing.lock().insert(key.clone()) {
+            return true;
+        }
         let (inner, by, name) = (Arc::clone(self), by.clone(), name.to_owned());
         tokio::spawn(async move {
             let asked = TargetRequest(of, Asking::Lost);
@@ -284,6 +291,7 @@ impl Inner {
                     tracing::warn!(disk = name, %why, "a guest can't be told yet that it has lost a volume");
                 }
             }
+            inner.targets.losing.lock().remove(&key);
         });
         true
     }

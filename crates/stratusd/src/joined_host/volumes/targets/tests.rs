@@ -181,10 +181,13 @@ async fn what_an_older_entry_does_not_know_counts_for_nothing_that_is_used_by_is
     assert_eq!(daemon.ready(by, &attached).await, Ok(at_target.clone()));
     assert_eq!(newer.hears().await, Asking::Again);
     assert!(!world.has(&socket_of(&disk)));
-    // A guest is told that it lost it.
+    // A guest is told that it lost it, by one who is asked once at a time.
     let daemon = world.daemon(&[&older, &newer], true);
-    daemon.lost(by, &DiskId::new(disk.as_str()).unwrap());
+    for _ in 0..2 {
+        daemon.lost(by, &DiskId::new(disk.as_str()).unwrap());
+    }
     assert_eq!(newer.hears().await, Asking::Lost);
+    newer.was_not_asked();
     // Where nobody knows, it is waited for; and it goes on, whatever an earlier version has opened there.
     let daemon = world.daemon(&[&older], true);
     let waits = daemon.ready(by, &attached).await.unwrap_err();
