@@ -96,7 +96,9 @@ fn a_machine_is_saved_at_its_shutdown_and_starts_again() {
     assert_eq!(free["state"], "AVAILABLE", "{free}");
     let told = wait_until("the announcement", LIMIT, || {
         let image = image_named(&cloud, "by-command")?;
-        image["announced"]["at"].is_string().then_some(image)
+        let announced = &image["announced"];
+        // While it is pending it was only begun.
+        (announced["at"].is_string() && announced["pending"] != true).then_some(image)
     });
     // Nothing was configured for it: the cloud's own Marketplace has it, for two days.
     let market = told["announced"]["marketplace"].as_str().unwrap();

@@ -94,7 +94,9 @@ fn a_machine_on_another_host_is_saved_without_traces_of_its_builder_and_starts_e
     assert_eq!(image["imageLocation"], machine.id.as_str(), "{image}");
     let told = wait_until("the announcement", LIMIT, || {
         let image = image_named(&cloud, "from-afar")?;
-        image["announced"]["at"].is_string().then_some(image)
+        let announced = &image["announced"];
+        // While it is pending it was only begun.
+        (announced["at"].is_string() && announced["pending"] != true).then_some(image)
     });
     assert!(told["sha256"].is_string(), "it is proven first: {told}");
     let found = cloud.cli_json(&["image", "search", "from-afar"]);
