@@ -311,7 +311,7 @@ const TARGET_AT: usize = 76;
 const UNIT_AT: usize = 88;
 
 impl Control<'_> {
-    /// Waits until the process listens.
+    /// Waits until the process listens: it tells that to nobody, so it is looked at.
     fn answers(&self) -> Result<(), Error> {
         let path = self.folder.join(format!("{CONTROL}.0"));
         let until = Instant::now() + ANSWERING;
