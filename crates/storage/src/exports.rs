@@ -1,5 +1,5 @@
 //! Volumes that another host uses: each is shown to it, in NBD, by a `qemu-storage-daemon` of its own, and to nobody else meanwhile;
-//! or by iSCSI ([`targets`]), by the same claim.
+//! or by iSCSI (`targets.rs`), by the same claim.
 //!
 //! The process has the files of one volume and nothing else: no rights, no network, one connection, which we hold. It ends with
 //! that connection, and with this program: whoever uses the volume from afar connects anew, and what was written until then is
