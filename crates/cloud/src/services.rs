@@ -7,6 +7,7 @@ use cimi::{
     HostId, MachineId, Timestamp,
     resources::{Image, Machine, VolumeUse},
 };
+use relay::Remote;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
@@ -164,13 +165,7 @@ pub trait VolumesOfHosts: Send + Sync {
     /// Shows a volume to this host, for this attachment, in NBD, until either end ends it, `until` is cancelled, or it is
     /// to have it no more. A host that doesn't get it hears nothing. When this returns, nobody writes it for the host: it is to be
     /// driven to its end.
-    async fn serve(
-        &self,
-        host: &HostId,
-        of: &VolumeUse,
-        stream: &mut dyn Duplex,
-        until: &CancellationToken,
-    );
+    async fn serve(&self, host: &HostId, of: &VolumeUse, stream: Remote, until: &CancellationToken);
 
     /// Shows a volume to this host by iSCSI, as the request that has come on `stream` asks for, and tells it there where; until
     /// either end ends it, `until` is cancelled, or it is to have it no more. A host that doesn't get it hears nothing. When this
@@ -257,7 +252,7 @@ impl VolumesOfHosts for NoServices {
         &self,
         _host: &HostId,
         _of: &VolumeUse,
-        _stream: &mut dyn Duplex,
+        _stream: Remote,
         _until: &CancellationToken,
     ) {
     }

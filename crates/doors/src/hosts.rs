@@ -49,9 +49,11 @@ use serde::de::DeserializeOwned;
 use store::{Gateway, Peer as StorePeer, SharedStore, cache::Changed};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
     sync::{Semaphore, watch},
     time::{sleep, timeout},
 };
+use tokio_rustls::server::TlsStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use trust::{
     Authority, CALL_PROTOCOL, CROSSING_PROTOCOL, HostPeer, IMAGES_PATH, JOIN_PATH, JoinRequest,
@@ -67,7 +69,7 @@ pub use self::{
     crossings::{CrossingEnd, Meetings},
     entries::{CONTENT_HEADER, SentContent},
 };
-use crate::audit::AuditLog;
+use crate::{audit::AuditLog, stall::Stalling};
 
 /// Connections of one host at once: its daemon has one to each entry, and another while it changes certificates.
 const SEATS_PER_HOST: usize = 8;
@@ -320,21 +322,22 @@ impl HostDoor {
         Ok(Some(config))
     }
 
-    /// One connection, once TLS and the protocol are agreed on. `shown` is the certificate of the other end, which is by the
-    /// authority.
-    pub(crate) async fn serve<S>(
+    /// One connection, once TLS and the protocol are agreed on; who takes nothing for so long is let go. `shown` is the
+    /// certificate of the other end, which is by the authority.
+    pub(crate) async fn serve(
         self: &Arc<Self>,
-        stream: S,
+        (stream, patience): (TlsStream<TcpStream>, Duration),
         (shown, protocol): (Option<Option<Peer>>, Option<&[u8]>),
         from: SocketAddr,
         ending: &Ending,
-    ) where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    ) {
         let spoken = Spoken::of(protocol);
         match shown {
             None if spoken != Spoken::Http => {}
-            None => self.serve_stranger(stream, from, ending).await,
+            None => {
+                self.serve_stranger(Stalling::new(stream, patience), from, ending)
+                    .await;
+            }
             Some(Some(Peer::Host(peer))) => {
                 let seats = match spoken {
                     Spoken::Http => &self.seats,
@@ -351,8 +354,12 @@ impl HostDoor {
                 };
                 // After the seat is taken: whoever is removed from now on finds it.
                 if spoken == Spoken::Volume {
-                    self.serve_volume(stream, (&peer, seat), from, ending).await;
-                } else if spoken == Spoken::Target {
+                    return self
+                        .serve_volume((stream, patience), (&peer, seat), from, ending)
+                        .await;
+                }
+                let stream = Stalling::new(stream, patience);
+                if spoken == Spoken::Target {
                     self.serve_target(stream, (&peer, seat), from, ending).await;
                 } else if spoken == Spoken::Calls {
                     self.serve_calls(stream, (&peer, seat), from, ending).await;
@@ -378,6 +385,7 @@ impl HostDoor {
             // Who doesn't keep them would ask on: itself, in the worst case.
             Some(Some(Peer::Entry(until))) => {
                 if self.keeps_images && spoken == Spoken::Http {
+                    let stream = Stalling::new(stream, patience);
                     self.serve_entry(stream, until, from, ending).await;
                 }
             }

@@ -334,7 +334,7 @@ async fn serve(stream: TcpStream, connection: Connection, place: Place, shared: 
                     let own = session.peer_certificates().and_then(<[_]>::first);
                     let shown = own.map(|certificate| Peer::of(certificate));
                     let protocol = session.alpn_protocol().map(<[u8]>::to_vec);
-                    let (stream, from) = (Stalling::new(stream, patience), connection.peer);
+                    let (stream, from) = ((stream, patience), connection.peer);
                     let ending = Ending {
                         closing: shared.closing.clone(),
                         aborting: shared.aborting.clone(),

@@ -5,13 +5,13 @@
 //! that connection, and with this program: whoever uses the volume from afar connects anew, and what was written until then is
 //! in the file. So who may write a volume is decided in one place, and [`Exports::end`] ends it for good.
 
+mod aio;
 mod iscsi;
 mod login;
 mod portal;
 mod server;
 mod starts;
 mod strangers;
-mod stream;
 mod targets;
 mod way;
 
@@ -29,7 +29,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     thread,
     time::Duration,
 };
@@ -41,11 +41,11 @@ use serde_json::json;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use self::aio::Aio;
 pub use self::{
     iscsi::TargetDaemon,
     portal::Portal,
     server::VolumeServer,
-    stream::LocalStream,
     targets::{Offer, Targets, WhyTarget},
 };
 use crate::{
@@ -72,6 +72,8 @@ pub struct StorageDaemon {
     program: PathBuf,
     /// Where sockets are made, for a moment.
     folder: PathBuf,
+    /// How its processes read and write files, once it was asked.
+    aio: Arc<OnceLock<Aio>>,
 }
 
 /// Which volumes are shown, by name. Clones are of the same.
@@ -178,13 +180,12 @@ impl Drop for Claim {
     }
 }
 
-/// A volume that is shown: what is said in NBD goes by [`stream`](Self::stream). Killed when dropped.
+/// The process that shows a volume. Killed when dropped.
 #[derive(Debug)]
 pub struct Shown {
-    /// The one connection to it.
-    pub stream: LocalStream,
     process: OwnedFd,
-    ended: oneshot::Receiver<()>,
+    /// What it said.
+    ended: oneshot::Receiver<String>,
 }
 
 impl Shown {
@@ -244,14 +245,20 @@ impl StorageDaemon {
         Ok(Self {
             program: program.to_owned(),
             folder,
+            aio: Arc::default(),
         })
     }
 
-    /// Shows a volume, its top file first, by a process of this user and group when we are root.
+    /// Shows a volume, its top file first, by a process of this user and group when we are root: what is said in NBD goes by the
+    /// one connection to it.
     ///
     /// # Errors
     /// [`Error::Io`] for files that can't be opened, and a program that can't be run.
-    pub async fn show(&self, parts: Vec<Part>, user: Option<u32>) -> Result<Shown, Error> {
+    pub async fn show(
+        &self,
+        parts: Vec<Part>,
+        user: Option<u32>,
+    ) -> Result<(Shown, tokio::net::UnixStream), Error> {
         let what = What {
             parts,
             ..What::default()
@@ -264,7 +271,11 @@ impl StorageDaemon {
     ///
     /// # Errors
     /// [`Error::Io`] for files that can't be opened, and a program that can't be run.
-    pub async fn show_copy(&self, parts: Vec<Part>, user: Option<u32>) -> Result<Shown, Error> {
+    pub async fn show_copy(
+        &self,
+        parts: Vec<Part>,
+        user: Option<u32>,
+    ) -> Result<(Shown, tokio::net::UnixStream), Error> {
         let what = What {
             parts,
             is_copied: true,
@@ -273,27 +284,39 @@ impl StorageDaemon {
         self.started(what, user).await
     }
 
-    async fn started(&self, what: What, user: Option<u32>) -> Result<Shown, Error> {
+    async fn started(
+        &self,
+        what: What,
+        user: Option<u32>,
+    ) -> Result<(Shown, tokio::net::UnixStream), Error> {
         let daemon = self.clone();
-        let started = tokio::task::spawn_blocking(move || daemon.start(&what, user)).await;
-        let (stream, process, ended) = started.map_err(|_| Error::Tool {
+        let started = tokio::task::spawn_blocking(move || {
+            let aio = daemon.aio(user);
+            daemon.start(&what, aio, user)
+        });
+        let started = started.await;
+        let (stream, shown) = started.map_err(|_| Error::Tool {
             program: "qemu-storage-daemon".to_owned(),
             reason: "it could not be started".to_owned(),
         })??;
-        LocalStream::of(stream)
-            .map(|stream| Shown {
-                stream,
-                process,
-                ended,
-            })
-            .map_err(Error::io("connect to", &self.program))
+        let stream = stream
+            .set_nonblocking(true)
+            .and_then(|()| tokio::net::UnixStream::from_std(stream));
+        Ok((
+            shown,
+            stream.map_err(Error::io("connect to", &self.program))?,
+        ))
     }
 
     /// Shows a volume of so many bytes that reads as zeroes and can't be written: to be opened in place of one that comes later.
     ///
     /// # Errors
     /// [`Error::Io`] for a program that can't be run.
-    pub async fn show_blank(&self, bytes: u64, user: Option<u32>) -> Result<Shown, Error> {
+    pub async fn show_blank(
+        &self,
+        bytes: u64,
+        user: Option<u32>,
+    ) -> Result<(Shown, tokio::net::UnixStream), Error> {
         let what = What {
             empty_bytes: bytes,
             is_blank: true,
@@ -306,7 +329,10 @@ impl StorageDaemon {
     ///
     /// # Errors
     /// [`Error::Io`] for a program that can't be run.
-    pub async fn show_broken(&self, user: Option<u32>) -> Result<Shown, Error> {
+    pub async fn show_broken(
+        &self,
+        user: Option<u32>,
+    ) -> Result<(Shown, tokio::net::UnixStream), Error> {
         let what = What {
             empty_bytes: BROKEN_BYTES,
             ..What::default()
@@ -317,8 +343,9 @@ impl StorageDaemon {
     fn start(
         &self,
         what: &What,
+        aio: Aio,
         user: Option<u32>,
-    ) -> Result<(UnixStream, OwnedFd, oneshot::Receiver<()>), Error> {
+    ) -> Result<(UnixStream, Shown), Error> {
         let parts = &what.parts;
         let user = user.filter(|_| rustix::process::geteuid().is_root());
         let mut files = Vec::with_capacity(parts.len() + 1);
@@ -327,7 +354,7 @@ impl StorageDaemon {
         }
         let failed = Error::io("listen in", &self.folder);
         let (listener, stream) = self.socket().map_err(failed)?;
-        let mut arguments = blocks(what, &files);
+        let mut arguments = blocks(what, aio, &files);
         let listener = File::from(OwnedFd::from(listener));
         arguments.extend([
             "--nbd-server".to_owned(),
@@ -344,12 +371,11 @@ impl StorageDaemon {
             ),
         ]);
         files.push(listener);
-        let volume = parts.first().map_or_else(
-            || "one that is lost".to_owned(),
-            |top| top.path.display().to_string(),
-        );
-        let (process, ended) = self.run(volume, arguments, files, user)?;
-        Ok((stream, process, ended))
+        let volume = (!what.is_tried).then(|| match parts.first() {
+            Some(top) => top.path.display().to_string(),
+            None => "one that is lost".to_owned(),
+        });
+        Ok((stream, self.run(volume, arguments, files, user)?))
     }
 
     /// A listening socket, and the one connection to it: it has no name any more.
@@ -366,11 +392,11 @@ impl StorageDaemon {
 
     fn run(
         &self,
-        volume: String,
+        volume: Option<String>,
         arguments: Vec<String>,
         files: Vec<File>,
         user: Option<u32>,
-    ) -> Result<(OwnedFd, oneshot::Receiver<()>), Error> {
+    ) -> Result<Shown, Error> {
         let (tell_start, started) = std::sync::mpsc::sync_channel(1);
         let (tell_end, ended) = oneshot::channel();
         let program = self.program.clone();
@@ -399,20 +425,22 @@ impl StorageDaemon {
                 Ok((pidfd_open(number, PidfdFlags::empty())?, child))
             });
             drop(files);
-            match child {
+            let said = match child {
                 Err(error) => {
                     let _ = tell_start.send(Err(Error::io("run", &program)(error)));
+                    return;
                 }
                 Ok((process, mut child)) => {
                     let _ = tell_start.send(Ok(process));
                     let said = child.stderr.take().map(beginning).unwrap_or_default();
                     let _ = child.wait();
-                    if !said.is_empty() {
-                        tracing::warn!(volume, said, "of a volume that is shown to another host");
-                    }
+                    said
                 }
+            };
+            if let Some(volume) = volume.filter(|_| !said.is_empty()) {
+                tracing::warn!(volume, said, "of a volume that is shown to another host");
             }
-            let _ = tell_end.send(());
+            let _ = tell_end.send(said);
         };
         let failed = Error::io("run", &self.program);
         thread::Builder::new()
@@ -420,7 +448,10 @@ impl StorageDaemon {
             .spawn(work)
             .map_err(failed)?;
         let gone = |_| Error::io("run", &self.program)(io::Error::other("its thread ended"));
-        Ok((started.recv().map_err(gone)??, ended))
+        Ok(Shown {
+            process: started.recv().map_err(gone)??,
+            ended,
+        })
     }
 }
 
@@ -458,6 +489,8 @@ struct What {
     is_blank: bool,
     /// It counts only once it is whole.
     is_copied: bool,
+    /// It is nobody's: what the process says is asked for.
+    is_tried: bool,
 }
 
 /// A file as the process needs it: it opens it anew, by its descriptor, and has the right to. Nobody else has the way to it.
@@ -482,7 +515,7 @@ fn opened(part: &Part, is_top: bool, user: Option<u32>) -> Result<File, Error> {
 }
 
 /// The files as block nodes, from the bottom up; `d0` is the volume. Without files it is one that is broken.
-fn blocks(what: &What, files: &[File]) -> Vec<String> {
+fn blocks(what: &What, aio: Aio, files: &[File]) -> Vec<String> {
     let parts = &what.parts;
     let mut arguments = Vec::new();
     if parts.is_empty() {
@@ -520,7 +553,7 @@ fn blocks(what: &What, files: &[File]) -> Vec<String> {
             json!({
                 "driver": "file", "node-name": format!("f{depth}"),
                 "filename": format!("/proc/self/fd/{}", file.as_raw_fd()),
-                "read-only": read_only, "auto-read-only": false, "discard": "unmap",
+                "read-only": read_only, "auto-read-only": false, "discard": "unmap", "aio": aio.name(),
             }),
             json!({
                 "driver": driver, "node-name": format!("d{depth}"), "file": format!("f{depth}"),

@@ -132,7 +132,10 @@ impl World {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let (server, user, until) = (server.clone(), user.clone(), until.clone());
                 tokio::spawn(async move {
-                    server.serve(&user, &mut stream, &until).await;
+                    let relay = async |mut shown: UnixStream| {
+                        let _ = tokio::io::copy_bidirectional(&mut stream, &mut shown).await;
+                    };
+                    server.serve(&user, relay, &until).await;
                 });
             }
         });
@@ -249,24 +252,69 @@ async fn what_is_asked_of_a_volume_that_was_lost_fails() {
     let listener = UnixListener::bind(&path).expect("a socket");
     tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.expect("somebody");
-        let mut shown = daemon.show_broken(None).await.expect("a process");
-        let _ = tokio::io::copy_bidirectional(&mut stream, &mut shown.stream).await;
+        let (_shown, mut shown) = daemon.show_broken(None).await.expect("a process");
+        let _ = tokio::io::copy_bidirectional(&mut stream, &mut shown).await;
     });
     let asked = said(&path, &["read 1M 4k", "write 0 4k"]).await;
     let told = text(&asked);
     assert_eq!(told.matches("Input/output error").count(), 2, "{told}");
 }
 
-/// Processes of ours that write volumes.
-fn writers() -> usize {
+/// Whether programs that anybody may run can have `io_uring` here, by one that uses nothing else.
+fn has_io_uring(dir: &Path) -> bool {
+    let file = dir.join("tried");
+    std::fs::write(&file, [0; 4096]).expect("a file");
+    let options = format!("driver=file,aio=io_uring,filename={}", file.display());
+    let mut command = Command::new("qemu-io");
+    command.args(["-c", "read 0 4k", "--image-opts", &options]);
+    text(&command.output().expect("qemu-io")).contains("read 4096/4096")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn volumes_are_shown_by_io_uring_where_it_can_be_had() {
+    // What the programs do where it can't: older ones end, newer ones say so at the first read and go on without.
+    let lacking = [
+        ("", has_io_uring(&std::env::temp_dir())),
+        ("exit 1", false),
+        ("echo 'Unable to use linux io_uring' >&2", false),
+    ];
+    for (does, expected) in lacking {
+        let mut world = World::new().await;
+        let program = world.dir.path().join("program");
+        let script = format!(
+            "#!/bin/sh\ncase \"$*\" in *io_uring*) {};; esac\nexec /usr/bin/qemu-storage-daemon \"$@\"\n",
+            if does.is_empty() { ":" } else { does }
+        );
+        std::fs::write(&program, script).expect("a program");
+        let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        for path in [&program, &world.dir.path().to_owned()] {
+            std::fs::set_permissions(path, Clone::clone(&executable)).expect("its mode");
+        }
+        let exports = world.dir.path().join("exports");
+        world.server.daemon = Some(StorageDaemon::at(&program, exports).expect("the program"));
+        let door = world.door(&world.host.clone(), "door");
+        let asked = said(&door, &["write -P 7 0 4k", "read -P 7 0 4k"]).await;
+        assert!(asked.status.success(), "{does}: {}", text(&asked));
+        let _stays = greeted(&door).await;
+        let writers = listed_writers("args=");
+        assert_eq!(writers.len(), 1, "{writers:?}");
+        let is_used = writers[0].contains("\"aio\":\"io_uring\"");
+        assert_eq!(is_used, expected, "{does}: {writers:?}");
+    }
+}
+
+/// Processes of ours that write volumes, as `ps` shows them.
+fn listed_writers(column: &str) -> Vec<String> {
     let own = std::process::id().to_string();
     let mut command = Command::new("ps");
-    let listed = command.args(["--ppid", &own, "-o", "comm="]).output();
+    let listed = command.args(["--ppid", &own, "-ww", "-o", column]).output();
     let listed = text(&listed.expect("ps"));
-    listed
-        .lines()
-        .filter(|name| name.starts_with("qemu-storage"))
-        .count()
+    let writers = listed.lines().filter(|line| line.contains("qemu-storage"));
+    writers.map(str::to_owned).collect()
+}
+
+fn writers() -> usize {
+    listed_writers("comm=").len()
 }
 
 fn text(output: &Output) -> String {

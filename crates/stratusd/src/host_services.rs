@@ -15,6 +15,7 @@ use cloud::{
 use documents::Documents;
 use doors::CrossingEnd;
 use futures::{FutureExt as _, future::BoxFuture};
+use relay::{Remote, relay};
 use serde::Serialize;
 use serde_json::{Value, json};
 use storage::{
@@ -490,7 +491,7 @@ impl VolumesOfHosts for VolumesHere {
         &self,
         host: &HostId,
         of: &VolumeUse,
-        stream: &mut dyn Duplex,
+        stream: Remote,
         until: &CancellationToken,
     ) {
         let Some(server) = &self.0 else {
@@ -501,7 +502,8 @@ impl VolumesOfHosts for VolumesHere {
             host: host.clone(),
             of: of.clone(),
         };
-        server.serve(&user, stream, until).await;
+        let relayed = |local| relay(stream, local);
+        server.serve(&user, relayed, until).await;
     }
 
     async fn show_target(

@@ -7,6 +7,9 @@
 //! | writes, flushed in the end | ≥ 0.9 × by hand |
 //! | reads of 4 KiB, one after the other | ≥ 0.9 × by hand |
 //!
+//! By hand is as the programs are when nothing else is said. The cloud has volumes read by `io_uring` where it can;
+//! `STRATUS_BARE_AIO=io_uring` has it so by hand, too.
+//!
 //! `cargo build --release --workspace --bins` before, `STRATUS_ROUNDS=N` for another number of rounds than 7. As root.
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 

@@ -2,8 +2,10 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use cloud::Duplex;
-use tokio::{io::AsyncReadExt as _, time::timeout};
+use relay::Remote;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use tokio::{io::AsyncReadExt as _, net::TcpStream, time::timeout};
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use trust::{HostPeer, VOLUME_REQUEST_BYTES, VolumeRequest};
 
@@ -16,7 +18,7 @@ impl HostDoor {
     /// One connection for a volume.
     pub(super) async fn serve_volume(
         self: &Arc<Self>,
-        mut stream: impl Duplex,
+        (stream, patience): (TlsStream<TcpStream>, Duration),
         (peer, seat): (&HostPeer, Seat<'_>),
         from: SocketAddr,
         ending: &Ending,
@@ -24,6 +26,7 @@ impl HostDoor {
         let Some(host) = self.cloud.host_of(peer) else {
             return;
         };
+        let mut stream = Remote::from(stream);
         let mut request = [0; VOLUME_REQUEST_BYTES];
         let asked = timeout(ASKING, stream.read_exact(&mut request)).await;
         let (Ok(Ok(_)), Some(VolumeRequest(of))) = (asked, VolumeRequest::of_bytes(&request))
@@ -31,13 +34,19 @@ impl HostDoor {
             return;
         };
         tracing::debug!(%host, volume = %of.volume, %from, "a host asks for a volume");
+        // Of what follows the kernel keeps the time.
+        let tcp = stream.get_ref().0;
+        if let Err(error) = set_socket_timeout(tcp, Timeout::Send, Some(patience)) {
+            tracing::error!(%host, %error, "a connection for a volume can't be watched over");
+            return;
+        }
         let (until, served) = (CancellationToken::new(), CancellationToken::new());
         let over = async {
             self.volume_is_over(peer, &seat, ending).await;
             until.cancel();
         };
         let serving = async {
-            self.volumes.serve(&host, &of, &mut stream, &until).await;
+            self.volumes.serve(&host, &of, stream, &until).await;
             served.cancel();
         };
         // To its end, whatever ends it: the volume isn't free before.

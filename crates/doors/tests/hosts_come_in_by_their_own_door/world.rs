@@ -25,6 +25,7 @@ use doors::{Doors, HostCalls, HostDoor, Limits, Running, Server, Settings, tls};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use relay::Remote;
 use rustls::{
     ClientConfig,
     crypto::ring,
@@ -135,11 +136,8 @@ impl Volumes {
         let had = had.wait_for(|had| had == expected);
         timeout(PATIENCE, had).await.unwrap().unwrap();
     }
-}
 
-#[async_trait]
-impl VolumesOfHosts for Volumes {
-    async fn serve(
+    async fn show(
         &self,
         host: &HostId,
         of: &VolumeUse,
@@ -154,6 +152,19 @@ impl VolumesOfHosts for Volumes {
         until.run_until_cancelled(quiet).await;
         self.0.send_modify(|had| had.retain(|other| *other != one));
     }
+}
+
+#[async_trait]
+impl VolumesOfHosts for Volumes {
+    async fn serve(
+        &self,
+        host: &HostId,
+        of: &VolumeUse,
+        mut stream: Remote,
+        until: &CancellationToken,
+    ) {
+        self.show(host, of, &mut stream, until).await;
+    }
 
     async fn show_target(
         &self,
@@ -162,7 +173,7 @@ impl VolumesOfHosts for Volumes {
         stream: &mut dyn Duplex,
         until: &CancellationToken,
     ) {
-        self.serve(host, &asked.0, stream, until).await;
+        self.show(host, &asked.0, stream, until).await;
     }
 }
 

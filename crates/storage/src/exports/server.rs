@@ -8,7 +8,7 @@
 use cimi::resources::{MediumFormat, VolumeLocation};
 use documents::Documents;
 use store::{Tenure, cache::Changed};
-use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes};
+use tokio::net::UnixStream;
 use tokio_util::sync::CancellationToken;
 
 use super::{Exports, Part, StorageDaemon, Targets, User};
@@ -16,8 +16,6 @@ use crate::inspect::Format;
 
 /// How many users there are for processes; that of a machine elsewhere is nobody's here.
 pub(super) const USERS: u32 = 60_000;
-/// What is read before it is written, each way.
-const BUFFER_BYTES: usize = 256 * 1024;
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -43,28 +41,28 @@ pub(super) struct Found {
 }
 
 impl VolumeServer {
-    /// Shows a volume to a host that is known, by NBD on `stream`, until either end ends it, `until` is cancelled, or somebody
-    /// else is to have it. When this returns, nobody writes it for that host. To be driven to its end.
-    pub async fn serve<S>(&self, user: &User, stream: &mut S, until: &CancellationToken)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + ?Sized,
-    {
+    /// Shows a volume to a host that is known, until `relay` has led what is said in NBD between them to its end, `until` is
+    /// cancelled, or somebody else is to have it: then what `relay` gave is dropped. When this returns, nobody writes it for
+    /// that host. To be driven to its end.
+    pub async fn serve<R: Future>(
+        &self,
+        user: &User,
+        relay: impl FnOnce(UnixStream) -> R,
+        until: &CancellationToken,
+    ) {
         let User { host, of } = user;
         let (volume, machine) = (&of.volume, &of.machine);
-        if let Err(reason) = self.shown(user, stream, until).await {
+        if let Err(reason) = self.shown(user, relay, until).await {
             tracing::warn!(%host, %volume, %machine, reason, "a host doesn't get a volume");
         }
     }
 
-    async fn shown<S>(
+    async fn shown<R: Future>(
         &self,
         user: &User,
-        stream: &mut S,
+        relay: impl FnOnce(UnixStream) -> R,
         until: &CancellationToken,
-    ) -> Result<(), String>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + ?Sized,
-    {
+    ) -> Result<(), String> {
         let tenure_ends = self.tenure.as_ref().map(Tenure::ended);
         if self.tenure.as_ref().is_some_and(|tenure| !tenure.is_held()) {
             return Err("this daemon can't say just now that it keeps the volumes".to_owned());
@@ -81,10 +79,8 @@ impl VolumeServer {
         let found = self.find(user)?;
         let uid = self.uid_base.map(|base| base + found.vmid % USERS);
         let shown = daemon.show(found.parts, uid).await;
-        let mut shown = shown.map_err(|error| error.to_string())?;
+        let (shown, stream) = shown.map_err(|error| error.to_string())?;
         tracing::info!(host = %user.host, volume = %user.of.volume, "a host uses a volume");
-        let spoken =
-            copy_bidirectional_with_sizes(stream, &mut shown.stream, BUFFER_BYTES, BUFFER_BYTES);
         let tenure_ends = async {
             match tenure_ends {
                 Some(ends) => ends.await,
@@ -95,7 +91,7 @@ impl VolumeServer {
             () = tenure_ends => "another daemon may keep the volumes now",
             () = claim.cut() => "somebody else is to have it",
             () = until.cancelled() => "its connection is to end",
-            _ = spoken => "its connection ended",
+            _ = relay(stream) => "its connection ended",
         };
         shown.end().await;
         // Before the next one can have it, so that a log tells who had it when.

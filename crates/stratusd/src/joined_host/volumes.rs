@@ -29,11 +29,12 @@ use cimi::{
 use documents::Documents;
 use futures::{FutureExt as _, future::BoxFuture};
 use parking_lot::Mutex;
+use relay::{Relayed, relay};
 use rustls::ClientConfig;
-use storage::exports::{LocalStream, StorageDaemon};
+use storage::exports::StorageDaemon;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional_with_sizes},
-    net::UnixListener,
+    net::{UnixListener, UnixStream},
     task::JoinSet,
     time::timeout,
 };
@@ -50,8 +51,6 @@ use crate::joining::{self, Believed, Kept};
 /// How long an entry may take to be connected to, and to give a volume then: who had it ends first.
 const CONNECTING: Duration = Duration::from_secs(4);
 const GIVING: Duration = Duration::from_secs(5);
-/// What is read before it is written, each way.
-const BUFFER_BYTES: usize = 256 * 1024;
 /// The first words of a server that speaks NBD: that the volume is given.
 const GREETING: [u8; 8] = *b"NBDMAGIC";
 
@@ -393,8 +392,8 @@ async fn serve(inner: Arc<Inner>, listener: UnixListener, leads: Leads, end: Can
                 connections.shutdown().await;
                 return;
             }
-            accepted = accepted(&listener) => match accepted {
-                Ok(stream) => {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
                     // QEMU has one, and who comes again has given up the one before.
                     connections.abort_all();
                     connections.spawn(lead(Arc::clone(&inner), stream, leads.clone()));
@@ -409,12 +408,7 @@ async fn serve(inner: Arc<Inner>, listener: UnixListener, leads: Leads, end: Can
     }
 }
 
-async fn accepted(listener: &UnixListener) -> io::Result<LocalStream> {
-    let (stream, _) = listener.accept().await?;
-    LocalStream::of(stream.into_std()?)
-}
-
-async fn lead(inner: Arc<Inner>, mut stream: LocalStream, leads: Leads) {
+async fn lead(inner: Arc<Inner>, mut stream: UnixStream, leads: Leads) {
     let of = match leads {
         Leads::Entry(of) => of,
         Leads::Nothing(user) => return stand_in(&inner, stream, (None, user)).await,
@@ -423,7 +417,7 @@ async fn lead(inner: Arc<Inner>, mut stream: LocalStream, leads: Leads) {
         }
     };
     let (volume, machine) = (&of.volume, &of.machine);
-    let mut entry = match inner.connect(&of).await {
+    let entry = match inner.connect(&of).await {
         Ok(entry) => entry,
         // QEMU tries again.
         Err(why) => {
@@ -434,11 +428,11 @@ async fn lead(inner: Arc<Inner>, mut stream: LocalStream, leads: Leads) {
     tracing::info!(%volume, %machine, "a machine is connected to its volume");
     let spoken = async {
         stream.write_all(&GREETING).await?;
-        copy_bidirectional_with_sizes(&mut stream, &mut entry, BUFFER_BYTES, BUFFER_BYTES).await
+        relay(entry.into(), stream).await
     };
     match spoken.await {
-        Ok((written, read)) => {
-            tracing::info!(%volume, %machine, written, read, "the connection to a volume ended");
+        Ok(Relayed { sent, received }) => {
+            tracing::info!(%volume, %machine, sent, received, "the connection to a volume ended");
         }
         Err(error) => {
             tracing::info!(%volume, %machine, %error, "the connection to a volume ended");
@@ -449,7 +443,7 @@ async fn lead(inner: Arc<Inner>, mut stream: LocalStream, leads: Leads) {
 /// Answers in place of a volume: with errors, so that the guest notices, or as a blank one of so many bytes.
 async fn stand_in(
     inner: &Inner,
-    mut stream: LocalStream,
+    mut stream: UnixStream,
     (blank, user): (Option<u64>, Option<u32>),
 ) {
     let Some(daemon) = &inner.daemon else {
@@ -463,9 +457,8 @@ async fn stand_in(
         None => daemon.show_broken(user).await,
     };
     match shown {
-        Ok(mut shown) => {
-            let ways = (&mut stream, &mut shown.stream);
-            let _ = copy_bidirectional_with_sizes(ways.0, ways.1, 4096, 4096).await;
+        Ok((shown, mut other)) => {
+            let _ = copy_bidirectional_with_sizes(&mut stream, &mut other, 4096, 4096).await;
             shown.end().await;
         }
         Err(error) => tracing::error!(%error, "a guest can't be told that it has lost a volume"),

@@ -228,7 +228,7 @@ impl Coming<'_> {
         });
         let user = prepare::user(&self.shared.settings, self.machine);
         let shown = daemon.show_copy(parts.collect(), user).await;
-        let mut shown = shown.map_err(told)?;
+        let (shown, mut stream) = shown.map_err(told)?;
         let (shared, machine) = (Arc::clone(self.shared), self.machine.clone());
         let (name, path) = (format!("disk-{port}"), disk.image.path.clone());
         Ok(async move {
@@ -237,7 +237,7 @@ impl Coming<'_> {
             // However it ends: who has written all has said so.
             let _ = copy_bidirectional_with_sizes(
                 &mut channel,
-                &mut shown.stream,
+                &mut stream,
                 BUFFER_BYTES,
                 BUFFER_BYTES,
             )
