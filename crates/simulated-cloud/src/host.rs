@@ -215,6 +215,7 @@ fn settings(number: u8, id: &HostId, folder: &Path) -> Settings {
         tunnel: Some([10, 0, 0, number].into()),
         fence: Some(fence()),
         images_port: None,
+        opens_iscsi: false,
         machines_dir: folder.join("machines"),
         quarantine_dir: folder.join("quarantine"),
         quarantine_period: Duration::from_secs(3600),

@@ -44,6 +44,7 @@ use tokio_util::sync::CancellationToken;
 use self::aio::Aio;
 pub use self::{
     iscsi::TargetDaemon,
+    login::ask_portal,
     portal::Portal,
     server::VolumeServer,
     targets::{Offer, Targets, WhyTarget},

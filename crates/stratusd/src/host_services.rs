@@ -5,7 +5,7 @@ use std::{io, sync::Arc};
 use async_trait::async_trait;
 use cimi::{
     HostId, MachineId,
-    resources::{Image, Machine, VolumeUse},
+    resources::{EventSeverity, Host, Image, Machine, VolumeUse},
 };
 use cloud::{
     ByteStream, Check, CloudError, Console, ConsoleRange, Download, DownloadRequest, Duplex,
@@ -51,6 +51,8 @@ pub struct LocalHost {
     pub machines: Option<VmHost>,
     /// Who keeps images and volumes here, if anybody does.
     pub storage: Option<StorageController>,
+    /// Whether volumes are to be used by iSCSI elsewhere.
+    pub shares_by_iscsi: bool,
     /// The hosts that have joined.
     pub elsewhere: Elsewhere,
     /// Who keeps images and volumes, if it isn't this daemon.
@@ -96,6 +98,10 @@ impl HostServices for LocalHost {
             findings.extend(values(&found.map_err(|error| told(&error))?)?);
         }
         findings.extend(self.elsewhere.findings().await);
+        if self.shares_by_iscsi {
+            let hosts = self.documents.hosts.all();
+            findings.extend(hosts.iter().filter_map(|host| without_iscsi(host)));
+        }
         Ok(findings)
     }
 
@@ -139,6 +145,21 @@ impl HostServices for LocalHost {
         };
         checks.into_iter().map(told).collect()
     }
+}
+
+/// That a host uses volumes in NBD though they are to be used by iSCSI. No trouble of the host's: it runs machines all the same.
+fn without_iscsi(host: &Host) -> Option<Value> {
+    let lacks = host.has_joined() && host.runs_machines() && !host.has_feature(Host::ISCSI);
+    lacks.then(|| {
+        json!({
+            "kind": "host",
+            "what": host.common.name.as_deref().unwrap_or(host.id.local()),
+            "detail": "its QEMU has no iSCSI driver, or its stratusd is older: its machines use volumes in NBD, though `storage.share` is iscsi",
+            "repair": "install the driver there (Debian: qemu-block-extra), and start its stratusd anew",
+            "severity": EventSeverity::Medium,
+            "host": host.id.to_string(),
+        })
+    })
 }
 
 #[async_trait]
@@ -559,5 +580,30 @@ impl VolumesOfHosts for VolumesHere {
                 offer.until(&user, gone).await;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cimi::{Acl, Common, Timestamp};
+
+    use super::*;
+
+    #[test]
+    fn hosts_that_use_no_iscsi_where_it_is_to_be_used_are_told_with_what_to_do() {
+        let acl = Acl::owned_by_admin();
+        let mut host = Host::newcomer(Common::new(acl, Timestamp::now()));
+        host.runs_machines = true;
+        assert_eq!(without_iscsi(&host), None, "the cloud's own has the files");
+        host.desired.apart = true;
+        host.common.name = Some("node7".to_owned());
+        let told = without_iscsi(&host).map(|told| told.to_string());
+        let told = told.unwrap_or_default();
+        assert!(
+            told.contains("node7") && told.contains("qemu-block-extra"),
+            "{told}"
+        );
+        host.features.push(Host::ISCSI.to_owned());
+        assert_eq!(without_iscsi(&host), None);
     }
 }

@@ -368,7 +368,8 @@ impl JoinedHost {
                 "QEMU has no iSCSI driver here: machines use volumes in NBD, also where the storage would show them by iSCSI (Debian: qemu-block-extra; then start this daemon anew)"
             );
         }
-        let means = (daemon, opens_iscsi.is_ok());
+        settings.opens_iscsi = opens_iscsi.is_ok();
+        let means = (daemon, settings.opens_iscsi);
         let volumes = RemoteVolumes::open(kept, &key, documents.clone(), means)?;
         let networks = OfDocuments {
             config: self.config.clone(),

@@ -123,6 +123,7 @@ pub async fn serve(
         meetings: meetings.clone(),
     };
     let host = LocalHost {
+        shares_by_iscsi: config.storage.share == "iscsi",
         documents: documents.clone(),
         storage: match &names {
             Some(names) if roles.has(Role::Storage) => {

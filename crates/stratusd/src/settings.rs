@@ -275,6 +275,7 @@ pub async fn vm_host(config: &Config) -> anyhow::Result<vmhost::controller::Sett
         tunnel: config.tunnel_address(ELSEWHERE),
         fence: None,
         images_port: None,
+        opens_iscsi: false,
         machines_dir: storage.join("machines"),
         quarantine_dir: storage.join("quarantine"),
         quarantine_period: Duration::from_secs(

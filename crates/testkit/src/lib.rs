@@ -34,6 +34,7 @@ mod programs;
 mod stop_point;
 mod test_host;
 mod waiting;
+mod written_lines;
 
 pub use api::{Api, Reply};
 pub use appliance::{Appliance, firmware_only_image};

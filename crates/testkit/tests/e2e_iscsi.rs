@@ -5,7 +5,7 @@
 use std::{fs, process::Command, time::Duration};
 
 use serde_json::json;
-use testkit::{Machine, Need, TestCloud, TestHost, skip_unless, wait_until};
+use testkit::{Machine, Need, TestHost, skip_unless, wait_until};
 
 /// Longer than anything takes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -13,76 +13,6 @@ const SHARED_BY_ISCSI: &str = "share = \"iscsi\"\niscsi_portal = \"192.168.77.1:
 
 fn skipped() -> bool {
     skip_unless(&[]) || skip_unless(&[Need::Program("tgtd")])
-}
-
-/// What a command in a guest printed, however busy this computer is.
-fn ssh(machine: &Machine<'_>, command: &str) -> String {
-    wait_until(command, LIMIT, || {
-        let output = machine.try_ssh(command);
-        let text = String::from_utf8_lossy(&output.stdout)
-            .trim_end()
-            .to_owned();
-        output.status.success().then_some(text)
-    })
-}
-
-/// How many lines a guest has written that are on its disk, all of them in order.
-fn lines(machine: &Machine<'_>) -> usize {
-    let text = ssh(machine, "cat /mnt/log");
-    for (number, line) in text.lines().enumerate() {
-        assert_eq!(line, format!("line {}", number + 1));
-    }
-    text.lines().count()
-}
-
-fn wait_for_more(machine: &Machine<'_>) {
-    let before = lines(machine);
-    wait_until("more lines", LIMIT, || {
-        (lines(machine) > before + 2).then_some(())
-    });
-}
-
-/// Has a guest make a file system on a volume that it has just got, and write a line a moment into a file there, each of which is on
-/// the disk before the next one is begun, until it can't.
-fn write_lines(machine: &Machine<'_>, volume: &str) {
-    let uuid = volume.trim_start_matches("Volume/").replace('-', "");
-    let find = format!("grep -l {} /sys/block/vd*/serial || true", &uuid[12..]);
-    let disk = wait_until("the guest to see the volume", LIMIT, || {
-        let seen = machine.ssh(&find);
-        Some(seen.split('/').nth(3)?.to_owned())
-    });
-    machine.ssh(&format!(
-        "mkfs.ext4 -q /dev/{disk} && mount /dev/{disk} /mnt && touch /mnt/log && sync"
-    ));
-    machine.ssh(
-        "(n=1; while echo line $n >> /mnt/log && sync; do n=$((n+1)); sleep 0.2; done; echo ended > /tmp/ended) \
-         >/dev/null 2>&1 </dev/null &",
-    );
-    wait_for_more(machine);
-}
-
-/// The processes that show volumes to other hosts, by the beginning of their name: the daemon's children, each in a network of its
-/// own.
-fn exporters(cloud: &TestCloud, name: &str) -> Vec<String> {
-    let parent = cloud.daemon_pid().to_string();
-    let children = Command::new("ps")
-        .args(["--ppid", &parent, "-o", "pid=,stat=,comm="])
-        .output()
-        .unwrap();
-    let children = String::from_utf8(children.stdout).unwrap();
-    let of = |line: &str| {
-        let mut words = line.split_whitespace();
-        let (pid, state, comm) = (words.next()?, words.next()?, words.next()?);
-        (comm.starts_with(name) && !state.starts_with('Z')).then(|| pid.to_owned())
-    };
-    children.lines().filter_map(of).collect()
-}
-
-fn wait_for_exporters(cloud: &TestCloud, expected: (usize, usize)) {
-    wait_until(&format!("{expected:?} exporters"), LIMIT, || {
-        let (targets, others) = (exporters(cloud, "tgtd"), exporters(cloud, "qemu-storage"));
-        ((targets.len(), others.len()) == expected).then_some(())
-    });
 }
 
 /// The secret of the one volume of a machine that it uses by iSCSI, as its host keeps it.
@@ -131,41 +61,44 @@ fn a_volume_is_used_by_iscsi_by_its_machine_and_nobody_else() {
     machine.wait_for_ssh();
     let volume = cloud.volume(&cloud.api(), 1);
     machine.attach(&volume);
-    write_lines(&machine, &volume);
-    wait_for_exporters(&cloud, (1, 0));
+    machine.write_lines_to(&volume);
+    cloud.wait_for_exporters(1, 0);
+    let shown = cloud.cli_json(&["host", "show", "node7"]);
+    let mut features = shown["features"].as_array().unwrap().iter();
+    assert!(features.any(|feature| feature == "iscsi"), "{shown}");
 
     // Whatever dies, the guest waits, and goes on where it was.
     let process = machine.process();
-    let target = exporters(&cloud, "tgtd").remove(0);
+    let target = cloud.exporters("tgtd").remove(0);
     let killed = Command::new("kill").args(["-KILL", &target]).status();
     assert!(killed.unwrap().success());
-    wait_for_more(&machine);
+    machine.wait_for_more_lines();
     cloud.kill();
     cloud.start_again();
-    wait_for_more(&machine);
+    machine.wait_for_more_lines();
     host.kill();
     host.start();
-    wait_for_more(&machine);
+    machine.wait_for_more_lines();
     assert_eq!(machine.process(), process);
-    assert_eq!(ssh(&machine, "cat /tmp/ended 2>/dev/null; echo on"), "on");
-    wait_for_exporters(&cloud, (1, 0));
+    assert!(!machine.could_not_write());
+    cloud.wait_for_exporters(1, 0);
     let before = secret(&host, &machine);
 
     // It starts with it, too.
     machine.ssh("sync; umount -l /mnt; sync");
     let id = machine.vmid.to_string();
     cloud.cli(&["stop-instance", "--wait", &id]);
-    wait_for_exporters(&cloud, (0, 0));
+    cloud.wait_for_exporters(0, 0);
     cloud.cli(&["start-instance", "--wait", &id]);
     machine.wait_for_ssh();
-    wait_for_exporters(&cloud, (1, 0));
+    cloud.wait_for_exporters(1, 0);
     let read = machine.ssh(
         "for disk in /dev/vd[b-z]; do mount $disk /mnt 2>/dev/null && [ -e /mnt/log ] && break; done; tail -n 1 /mnt/log",
     );
     assert!(read.starts_with("line "), "{read}");
-    let lines_before = lines(&machine);
+    let lines_before = machine.lines();
     machine.ssh("echo line $(($(wc -l < /mnt/log) + 1)) >> /mnt/log && sync");
-    assert_eq!(lines(&machine), lines_before + 1);
+    assert_eq!(machine.lines(), lines_before + 1);
 
     // Who knows all that can be read is let in by the secret alone, and that is on no command line.
     let own = secret(&host, &machine);
@@ -182,7 +115,7 @@ fn a_volume_is_used_by_iscsi_by_its_machine_and_nobody_else() {
     // Afterwards nobody is.
     machine.ssh("umount /mnt");
     machine.detach(&volume);
-    wait_for_exporters(&cloud, (0, 0));
+    cloud.wait_for_exporters(0, 0);
     log_in(&host, &target, &initiator, &own).expect_err("it was detached");
     let volumes = host
         .folder()
@@ -194,12 +127,12 @@ fn a_volume_is_used_by_iscsi_by_its_machine_and_nobody_else() {
     assert_eq!(left.sum::<u64>(), 0, "no secret of it is left");
     // Another attachment has another secret.
     machine.attach(&volume);
-    wait_for_exporters(&cloud, (1, 0));
+    cloud.wait_for_exporters(1, 0);
     assert_ne!(secret(&host, &machine), own);
     log_in(&host, &target, &initiator, &own).expect_err("it is of an earlier attachment");
 
     machine.kill();
-    wait_for_exporters(&cloud, (0, 0));
+    cloud.wait_for_exporters(0, 0);
     cloud.assert_clean();
 }
 
@@ -214,14 +147,14 @@ fn a_volume_by_iscsi_is_taken_from_a_host_that_nobody_hears_and_its_guest_notice
     let volume = cloud.volume(&cloud.api(), 1);
     let uuid = volume.trim_start_matches("Volume/").to_owned();
     machine.attach(&volume);
-    write_lines(&machine, &volume);
+    machine.write_lines_to(&volume);
     machine.ssh("echo mine > /mnt/word && sync");
     let process = machine.process();
 
     cloud.namespace().unwrap().cut(true);
     machine.wait_for_phase("Unknown");
     cloud.cli(&["detach-volume", "-i", &machine.vmid.to_string(), &uuid]);
-    wait_for_exporters(&cloud, (0, 0));
+    cloud.wait_for_exporters(0, 0);
     cloud.cli(&["host", "maintenance", "testhost", "--off"]);
     let second = cloud.machine();
     second.wait_for_ssh();
@@ -233,7 +166,7 @@ fn a_volume_by_iscsi_is_taken_from_a_host_that_nobody_hears_and_its_guest_notice
         (!read.is_empty()).then_some(read)
     });
     assert_eq!(read, "mine");
-    let written = lines(&second);
+    let written = second.lines();
     second.ssh("echo other > /mnt/word && sync");
 
     // It is mended: what the first guest still wants of it fails, and doesn't come into it.
@@ -242,7 +175,7 @@ fn a_volume_by_iscsi_is_taken_from_a_host_that_nobody_hears_and_its_guest_notice
     wait_until(
         &format!("the loss to be noticed: {}", host.log()),
         LIMIT,
-        || (ssh(&machine, "cat /tmp/ended 2>/dev/null; echo on") == "ended\non").then_some(()),
+        || machine.could_not_write().then_some(()),
     );
     assert_eq!(machine.process(), process);
     second.ssh("umount /mnt; echo 3 > /proc/sys/vm/drop_caches");
@@ -250,11 +183,112 @@ fn a_volume_by_iscsi_is_taken_from_a_host_that_nobody_hears_and_its_guest_notice
         "for disk in /dev/vd[b-z]; do mount $disk /mnt 2>/dev/null && [ -e /mnt/log ] && break; done",
     );
     assert_eq!(second.ssh("cat /mnt/word"), "other");
-    assert_eq!(lines(&second), written);
+    assert_eq!(second.lines(), written);
 
     machine.kill();
     second.kill();
-    wait_for_exporters(&cloud, (0, 0));
+    cloud.wait_for_exporters(0, 0);
+    cloud.assert_clean();
+}
+
+#[test]
+fn a_guest_goes_on_after_its_portal_was_away_for_long_and_when_it_is_back_where_it_was() {
+    if skipped() {
+        return;
+    }
+    let (host, cloud) = TestHost::of_a_cloud_with(SHARED_BY_ISCSI);
+    let machine = cloud.machine();
+    machine.wait_for_ssh();
+    let volume = cloud.volume(&cloud.api(), 1);
+    machine.attach(&volume);
+    machine.write_lines_to(&volume);
+    let process = machine.process();
+
+    // For longer than either side waits for the other: both have given up their connections.
+    cloud.namespace().unwrap().cut(true);
+    cloud.wait_for_exporters(0, 0);
+    wait_until("the host to notice", LIMIT, || {
+        let log = host.log();
+        log.contains("a volume isn't shown by iSCSI any more")
+            .then_some(())
+    });
+    cloud.namespace().unwrap().cut(false);
+    machine.wait_for_more_lines();
+    cloud.wait_for_exporters(1, 0);
+
+    // At another address: its host says which, and what is to be done, and holds the volume.
+    let config = fs::read_to_string(cloud.config()).unwrap();
+    assert!(cloud.stop().success());
+    fs::write(cloud.config(), config.replace(":3260", ":3261")).unwrap();
+    cloud.start_again();
+    let told = wait_until("the host to tell where it is", LIMIT, || {
+        let log = host.log();
+        let mut lines = log.lines();
+        let found = lines.find(|line| line.contains("at another address now"))?;
+        Some(found.to_owned())
+    });
+    for part in [
+        "192.168.77.1:3260",
+        "192.168.77.1:3261",
+        "`storage.iscsi_portal`",
+    ] {
+        assert!(told.contains(part), "{told}");
+    }
+    cloud.wait_for_exporters(1, 0);
+    assert!(!machine.could_not_write());
+    assert!(cloud.stop().success());
+    fs::write(cloud.config(), config).unwrap();
+    cloud.start_again();
+    machine.wait_for_more_lines();
+    assert!(!machine.could_not_write());
+    assert_eq!(machine.process(), process);
+
+    machine.kill();
+    cloud.wait_for_exporters(0, 0);
+    cloud.assert_clean();
+}
+
+#[test]
+fn a_guest_that_ends_while_its_hosts_daemon_is_down_gives_its_volume_by_iscsi_back() {
+    if skipped() {
+        return;
+    }
+    let (mut host, cloud) = TestHost::of_a_cloud_with(SHARED_BY_ISCSI);
+    let machine = cloud.machine();
+    machine.wait_for_ssh();
+    let volume = cloud.volume(&cloud.api(), 1);
+    machine.attach(&volume);
+    machine.write_lines_to(&volume);
+    machine.ssh("echo mine > /mnt/word && sync");
+
+    // It switches itself off with something on its way to the volume, which nobody takes.
+    host.kill();
+    cloud.wait_for_exporters(0, 0);
+    let _ = machine.try_ssh("(sleep 0.2; poweroff -f) >/dev/null 2>&1 </dev/null &");
+    wait_until("the guest to be gone", LIMIT, || {
+        (!machine.try_ssh("true").status.success()).then_some(())
+    });
+    assert_eq!(machine.processes().len(), 1, "QEMU waits for its daemon");
+    host.start();
+    wait_until(&format!("the run to end: {}", host.log()), LIMIT, || {
+        machine.processes().is_empty().then_some(())
+    });
+    cloud.wait_for_exporters(0, 0);
+
+    // The volume is another machine's, with what was acknowledged.
+    machine.detach(&volume);
+    cloud.cli(&["host", "maintenance", "testhost", "--off"]);
+    let second = cloud.machine();
+    second.wait_for_ssh();
+    second.attach(&volume);
+    let disk = second.disk_of(&volume);
+    second.ssh(&format!("mount /dev/{disk} /mnt"));
+    assert_eq!(second.ssh("cat /mnt/word"), "mine");
+    assert!(second.lines() > 2);
+
+    machine.kill();
+    second.kill();
+    cloud.wait_for_exporters(0, 0);
     cloud.assert_clean();
 }
 
@@ -268,8 +302,8 @@ fn a_machine_with_a_volume_by_iscsi_is_moved_while_its_guest_writes() {
     machine.wait_for_ssh();
     let volume = cloud.volume(&cloud.api(), 1);
     machine.attach(&volume);
-    write_lines(&machine, &volume);
-    wait_for_exporters(&cloud, (1, 0));
+    machine.write_lines_to(&volume);
+    cloud.wait_for_exporters(1, 0);
     cloud.cli(&["host", "maintenance", "testhost", "--off"]);
     let id = machine.vmid.to_string();
     let go = |to: &str| {
@@ -279,16 +313,16 @@ fn a_machine_with_a_volume_by_iscsi_is_moved_while_its_guest_writes() {
             moved["lastMove"]["downtimeMilliseconds"].is_u64(),
             "it went at rest: {moved}"
         );
-        wait_for_more(&machine);
-        assert_eq!(ssh(&machine, "cat /tmp/ended 2>/dev/null; echo on"), "on");
+        machine.wait_for_more_lines();
+        assert!(!machine.could_not_write());
     };
     // Where the volume is, as a file; and to a host, in NBD, which waits for it before it is the host's.
     go("testhost");
-    wait_for_exporters(&cloud, (0, 0));
+    cloud.wait_for_exporters(0, 0);
     go("node7");
-    wait_for_exporters(&cloud, (0, 1));
+    cloud.wait_for_exporters(0, 1);
 
     machine.kill();
-    wait_for_exporters(&cloud, (0, 0));
+    cloud.wait_for_exporters(0, 0);
     cloud.assert_clean();
 }

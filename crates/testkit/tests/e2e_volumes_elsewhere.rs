@@ -2,67 +2,13 @@
 //! machine only, whatever is cut. All is real: two daemons in two network namespaces, QEMU, `qemu-storage-daemon`.
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that panics has failed
 
-use std::{process::Command, time::Duration};
+use std::time::Duration;
 
 use serde_json::json;
-use testkit::{Machine, TestCloud, TestHost, skip_unless, wait_until};
+use testkit::{TestHost, skip_unless, wait_until};
 
 /// Longer than anything takes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(120);
-
-/// How many lines a guest has written that are on its disk, all of them in order.
-fn lines(machine: &Machine<'_>) -> usize {
-    let text = machine.ssh("cat /mnt/log");
-    for (number, line) in text.lines().enumerate() {
-        assert_eq!(line, format!("line {}", number + 1));
-    }
-    text.lines().count()
-}
-
-fn wait_for_more(machine: &Machine<'_>) {
-    let before = lines(machine);
-    wait_until("more lines", LIMIT, || {
-        (lines(machine) > before + 2).then_some(())
-    });
-}
-
-/// The disk that a machine has beside its root disk.
-fn disk_of(machine: &Machine<'_>) -> String {
-    wait_until("the disk", LIMIT, || {
-        let found = machine.ssh("ls /sys/block");
-        let mut names = found.lines();
-        let name = names.find(|name| *name == "vdb" || *name == "vdc")?;
-        Some(name.to_owned())
-    })
-}
-
-/// Has a guest write a line a moment into `log` of this folder, each of which is on the disk before the next one is begun, until it
-/// can't.
-fn write_lines(machine: &Machine<'_>, folder: &str) {
-    machine.ssh(&format!(
-        "(n=1; while echo line $n >> {folder}/log && sync; do n=$((n+1)); sleep 0.2; done; echo ended > /tmp/ended) \
-         >/dev/null 2>&1 </dev/null &",
-    ));
-}
-
-fn exporters(cloud: &TestCloud) -> usize {
-    let of_cloud = cloud.namespace().unwrap().processes();
-    let is_one = |pid: &&u32| {
-        let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
-        name.is_ok_and(|name| name.starts_with("qemu-storage"))
-    };
-    // They have a network of their own: the children of the daemon are looked at, too.
-    let children = Command::new("ps")
-        .args(["--ppid", &cloud.daemon_pid().to_string(), "-o", "comm="])
-        .output()
-        .unwrap();
-    let children = String::from_utf8_lossy(&children.stdout).into_owned();
-    of_cloud.iter().filter(is_one).count()
-        + children
-            .lines()
-            .filter(|name| name.starts_with("qemu-storage"))
-            .count()
-}
 
 #[test]
 fn a_volume_is_written_from_afar_and_by_one_machine_only() {
@@ -77,45 +23,38 @@ fn a_volume_is_written_from_afar_and_by_one_machine_only() {
     let volume = cloud.volume(&cloud.api(), 1);
     let uuid = volume.trim_start_matches("Volume/").to_owned();
     machine.attach(&volume);
-    let disk = disk_of(&machine);
-    assert_eq!(exporters(&cloud), 1);
-    machine.ssh(&format!(
-        "mkfs.ext4 -q /dev/{disk} && mount /dev/{disk} /mnt && touch /mnt/log && sync"
-    ));
-    write_lines(&machine, "/mnt");
-    wait_for_more(&machine);
+    cloud.wait_for_exporters(0, 1);
+    machine.write_lines_to(&volume);
 
     // Either daemon may die: the guest waits, and goes on where it was.
     let process = machine.process();
     cloud.kill();
     cloud.start_again();
-    wait_for_more(&machine);
+    machine.wait_for_more_lines();
     host.kill();
     host.start();
-    wait_for_more(&machine);
+    machine.wait_for_more_lines();
     assert_eq!(machine.process(), process);
-    assert_eq!(machine.ssh("cat /tmp/ended 2>/dev/null; echo on"), "on");
-    assert_eq!(exporters(&cloud), 1);
+    assert!(!machine.could_not_write());
+    cloud.wait_for_exporters(0, 1);
 
     // The cable is cut: the machine runs on, nobody hears of it, and its volume is taken from it.
     machine.ssh("echo 'the last that was acknowledged' > /mnt/word && sync");
     cloud.namespace().unwrap().cut(true);
     machine.wait_for_phase("Unknown");
     cloud.cli(&["detach-volume", "-i", &machine.vmid.to_string(), &uuid]);
-    wait_until("the exporter to end", LIMIT, || {
-        (exporters(&cloud) == 0).then_some(())
-    });
+    cloud.wait_for_exporters(0, 0);
     cloud.cli(&["host", "maintenance", "testhost", "--off"]);
     let second = cloud.machine();
     second.wait_for_ssh();
     second.attach(&volume);
-    let disk = disk_of(&second);
+    let disk = second.disk_of(&volume);
     second.ssh(&format!("mount /dev/{disk} /mnt"));
     assert_eq!(
         second.ssh("cat /mnt/word"),
         "the last that was acknowledged"
     );
-    let written = lines(&second);
+    let written = second.lines();
     second.ssh(
         "echo mine > /mnt/word && sync && umount /mnt && sync && echo 3 > /proc/sys/vm/drop_caches",
     );
@@ -127,9 +66,9 @@ fn a_volume_is_written_from_afar_and_by_one_machine_only() {
     wait_until(
         &format!("the loss to be noticed: {}", host.log()),
         LIMIT,
-        || (machine.ssh("cat /tmp/ended 2>/dev/null; echo on") == "ended\non").then_some(()),
+        || machine.could_not_write().then_some(()),
     );
-    assert_eq!(exporters(&cloud), 0);
+    cloud.wait_for_exporters(0, 0);
     second.ssh("echo 3 > /proc/sys/vm/drop_caches");
     assert_eq!(
         second.ssh(&format!("head -c 67108864 /dev/{disk} | sha1sum")),
@@ -137,7 +76,7 @@ fn a_volume_is_written_from_afar_and_by_one_machine_only() {
     );
     second.ssh(&format!("mount /dev/{disk} /mnt"));
     assert_eq!(second.ssh("cat /mnt/word"), "mine");
-    assert_eq!(lines(&second), written);
+    assert_eq!(second.lines(), written);
 
     machine.kill();
     second.kill();
@@ -155,12 +94,8 @@ fn a_volume_that_is_taken_away_unheard_and_given_again_is_not_what_the_guest_rem
     let volume = cloud.volume(&cloud.api(), 1);
     let uuid = volume.trim_start_matches("Volume/").to_owned();
     machine.attach(&volume);
-    let disk = disk_of(&machine);
-    machine.ssh(&format!(
-        "mkfs.ext4 -q /dev/{disk} && mount /dev/{disk} /mnt && echo mine > /mnt/word && sync"
-    ));
-    write_lines(&machine, "/mnt");
-    wait_for_more(&machine);
+    machine.write_lines_to(&volume);
+    machine.ssh("echo mine > /mnt/word && sync");
     let process = machine.process();
 
     cloud.namespace().unwrap().cut(true);
@@ -173,9 +108,7 @@ fn a_volume_that_is_taken_away_unheard_and_given_again_is_not_what_the_guest_rem
     );
     let attached = again.job.clone().unwrap();
     let _ = again.expect(201);
-    wait_until("the exporter to end", LIMIT, || {
-        (exporters(&cloud) == 0).then_some(())
-    });
+    cloud.wait_for_exporters(0, 0);
 
     // Its guest finds the disk of before broken, and another one with what was on it.
     cloud.namespace().unwrap().cut(false);
@@ -184,7 +117,7 @@ fn a_volume_that_is_taken_away_unheard_and_given_again_is_not_what_the_guest_rem
     wait_until(
         &format!("the loss to be noticed: {}", host.log()),
         LIMIT,
-        || (machine.ssh("cat /tmp/ended 2>/dev/null; echo on") == "ended\non").then_some(()),
+        || machine.could_not_write().then_some(()),
     );
     let read = wait_until("the other disk", LIMIT, || {
         let read = machine.ssh(
@@ -196,7 +129,7 @@ fn a_volume_that_is_taken_away_unheard_and_given_again_is_not_what_the_guest_rem
     assert!(read.starts_with("mine\nline "), "{read}");
     machine.ssh("echo new > /tmp/new/word && sync && cat /tmp/new/log > /dev/null");
     assert_eq!(machine.process(), process);
-    assert_eq!(exporters(&cloud), 1);
+    cloud.wait_for_exporters(0, 1);
     machine.kill();
     cloud.assert_clean();
 }

@@ -113,6 +113,9 @@ impl Host {
     /// Holds machines to the rules of their security groups.
     pub const SECURITY_GROUPS: &str = "securityGroups";
 
+    /// Its QEMU uses volumes by iSCSI.
+    pub const ISCSI: &str = "iscsi";
+
     /// Whether its daemon can that.
     #[must_use]
     pub fn has_feature(&self, feature: &str) -> bool {

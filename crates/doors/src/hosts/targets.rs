@@ -3,11 +3,10 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use cloud::Duplex;
-use tokio::{io::AsyncReadExt as _, time::timeout};
 use tokio_util::sync::CancellationToken;
 use trust::{HostPeer, TARGET_REQUEST_BYTES, TargetRequest};
 
-use super::{Ending, HostDoor, seats::Seat, volumes::ASKING};
+use super::{Ending, HostDoor, seats::Seat};
 
 impl HostDoor {
     /// One connection for a volume.
@@ -18,27 +17,18 @@ impl HostDoor {
         from: SocketAddr,
         ending: &Ending,
     ) {
-        let Some(host) = self.cloud.host_of(peer) else {
+        let asked = self.asked::<TARGET_REQUEST_BYTES>(peer, &mut stream);
+        let Some((host, request)) = asked.await else {
             return;
         };
-        let mut request = [0; TARGET_REQUEST_BYTES];
-        let asked = timeout(ASKING, stream.read_exact(&mut request)).await;
-        let (Ok(Ok(_)), Some(asked)) = (asked, TargetRequest::of_bytes(&request)) else {
+        let Some(asked) = TargetRequest::of_bytes(&request) else {
             return;
         };
         tracing::debug!(%host, volume = %asked.0.volume, why = ?asked.1, %from, "a host asks for a volume by iSCSI");
-        let until = CancellationToken::new();
-        let serving = async {
-            let shown = self.volumes.show_target(&host, &asked, &mut stream, &until);
+        let serve = async |until: &CancellationToken| {
+            let shown = self.volumes.show_target(&host, &asked, &mut stream, until);
             shown.await;
-            until.cancel();
         };
-        let over = self.volume_is_over(peer, &seat, ending);
-        let over = async {
-            until.run_until_cancelled(over).await;
-            until.cancel();
-        };
-        // To its end, whatever ends it: the volume isn't free before.
-        tokio::join!(serving, over);
+        self.to_the_end((peer, &seat), ending, serve).await;
     }
 }

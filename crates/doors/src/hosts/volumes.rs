@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use cimi::HostId;
+use cloud::Duplex;
 use relay::Remote;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use tokio::{io::AsyncReadExt as _, net::TcpStream, time::timeout};
@@ -12,7 +14,7 @@ use trust::{HostPeer, VOLUME_REQUEST_BYTES, VolumeRequest};
 use super::{Ending, HostDoor, seats::Seat};
 
 /// How long a host may take to say which volume it wants.
-pub(super) const ASKING: Duration = Duration::from_secs(10);
+const ASKING: Duration = Duration::from_secs(10);
 
 impl HostDoor {
     /// One connection for a volume.
@@ -23,42 +25,60 @@ impl HostDoor {
         from: SocketAddr,
         ending: &Ending,
     ) {
-        let Some(host) = self.cloud.host_of(peer) else {
+        let mut stream = Remote::from(stream);
+        let asked = self.asked::<VOLUME_REQUEST_BYTES>(peer, &mut stream);
+        let Some((host, request)) = asked.await else {
             return;
         };
-        let mut stream = Remote::from(stream);
-        let mut request = [0; VOLUME_REQUEST_BYTES];
-        let asked = timeout(ASKING, stream.read_exact(&mut request)).await;
-        let (Ok(Ok(_)), Some(VolumeRequest(of))) = (asked, VolumeRequest::of_bytes(&request))
-        else {
+        let Some(VolumeRequest(of)) = VolumeRequest::of_bytes(&request) else {
             return;
         };
         tracing::debug!(%host, volume = %of.volume, %from, "a host asks for a volume");
         // Of what follows the kernel keeps the time.
-        let tcp = stream.get_ref().0;
-        if let Err(error) = set_socket_timeout(tcp, Timeout::Send, Some(patience)) {
+        if let Err(error) = set_socket_timeout(stream.get_ref().0, Timeout::Send, Some(patience)) {
             tracing::error!(%host, %error, "a connection for a volume can't be watched over");
             return;
         }
-        let (until, served) = (CancellationToken::new(), CancellationToken::new());
-        let over = async {
-            self.volume_is_over(peer, &seat, ending).await;
-            until.cancel();
+        let serve = async |until: &CancellationToken| {
+            self.volumes.serve(&host, &of, stream, until).await;
         };
-        let serving = async {
-            self.volumes.serve(&host, &of, stream, &until).await;
-            served.cancel();
-        };
-        // To its end, whatever ends it: the volume isn't free before.
-        tokio::join!(serving, served.run_until_cancelled(over));
+        self.to_the_end((peer, &seat), ending, serve).await;
     }
 
-    /// Waits until a connection for a volume is to end.
-    pub(super) async fn volume_is_over(&self, peer: &HostPeer, seat: &Seat<'_>, ending: &Ending) {
-        tokio::select! {
-            () = seat.cut_off() => {}
-            () = self.until_over(peer) => {}
-            () = ending.closing.cancelled() => {}
-        }
+    /// Who asks for a volume, and what it says.
+    pub(super) async fn asked<const BYTES: usize>(
+        &self,
+        peer: &HostPeer,
+        stream: &mut impl Duplex,
+    ) -> Option<(HostId, [u8; BYTES])> {
+        let host = self.cloud.host_of(peer)?;
+        let mut request = [0; BYTES];
+        let asked = timeout(ASKING, stream.read_exact(&mut request)).await;
+        asked.ok()?.ok()?;
+        Some((host, request))
+    }
+
+    /// Has a volume served, which is told when its connection is over. To its end, whatever ends it: the volume isn't free before.
+    pub(super) async fn to_the_end(
+        &self,
+        (peer, seat): (&HostPeer, &Seat<'_>),
+        ending: &Ending,
+        serve: impl AsyncFnOnce(&CancellationToken),
+    ) {
+        let until = CancellationToken::new();
+        let serving = async {
+            serve(&until).await;
+            until.cancel();
+        };
+        let is_over = async {
+            tokio::select! {
+                () = seat.cut_off() => {}
+                () = self.until_over(peer) => {}
+                () = ending.closing.cancelled() => {}
+                () = until.cancelled() => {}
+            }
+            until.cancel();
+        };
+        tokio::join!(serving, is_over);
     }
 }

@@ -8,16 +8,14 @@
 //! When a connection ends, on whichever way, QEMU waits and connects again, as when this daemon is started anew: the guest waits,
 //! and loses nothing. A socket is of one attachment of a volume, and of no later one.
 
+mod entries;
 mod targets;
 
 use std::{
     collections::{HashMap, HashSet},
-    fmt, io,
+    io,
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -45,11 +43,13 @@ use vmhost::{
     controller::{VolumeFiles, VolumePlace, VolumeUser, volume_disk},
 };
 
-use self::targets::{Targets, secret_of};
-use crate::joining::{self, Believed, Kept};
+use self::{
+    entries::{Connected, Entries, NotGiven, WhyNot},
+    targets::{Targets, secret_of},
+};
+use crate::joining::{Believed, Kept};
 
-/// How long an entry may take to be connected to, and to give a volume then: who had it ends first.
-const CONNECTING: Duration = Duration::from_secs(4);
+/// How long an entry may take to give a volume: who had it ends first.
 const GIVING: Duration = Duration::from_secs(5);
 /// The first words of a server that speaks NBD: that the volume is given.
 const GREETING: [u8; 8] = *b"NBDMAGIC";
@@ -65,9 +65,7 @@ struct Inner {
     documents: Documents,
     /// By which guests are told that they have lost a volume.
     daemon: Option<StorageDaemon>,
-    entries: Vec<joining::Entry>,
-    /// The one that gave a volume last, which is asked first.
-    first: AtomicUsize,
+    entries: Entries,
     config: Arc<ClientConfig>,
     /// Those that are used by iSCSI.
     targets: Targets,
@@ -133,8 +131,7 @@ impl RemoteVolumes {
         Ok(Self(Arc::new(Inner {
             documents,
             daemon,
-            entries: kept.entries.clone(),
-            first: AtomicUsize::new(0),
+            entries: Entries::of(kept.entries.clone()),
             config: Arc::new(config),
             targets,
             sockets: Mutex::default(),
@@ -292,22 +289,6 @@ impl VolumeFiles for RemoteVolumes {
     }
 }
 
-/// Why no entry gives a volume.
-struct NotGiven(Vec<(joining::Entry, String)>);
-
-impl fmt::Display for NotGiven {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("no entry of the cloud gives it")?;
-        for (number, (entry, why)) in self.0.iter().enumerate() {
-            let before = if number == 0 { " (" } else { "; " };
-            write!(out, "{before}{entry}: {why}")?;
-        }
-        out.write_str(if self.0.is_empty() { "" } else { ")" })
-    }
-}
-
-type Connected = tokio_rustls::client::TlsStream<tokio::net::TcpStream>;
-
 impl Inner {
     fn close_unneeded(&self, machine: &str) {
         self.targets.close_unneeded(machine, &self.documents);
@@ -333,54 +314,27 @@ impl Inner {
 
     /// A connection to an entry that gives this volume, and has said so by [`GREETING`].
     async fn connect(&self, of: &VolumeUse) -> Result<Connected, NotGiven> {
-        let mut why_not = Vec::new();
-        for (number, entry) in self.in_turn() {
-            match self.connect_to(entry, of).await {
-                Ok(stream) => {
-                    self.gave(number);
-                    return Ok(stream);
-                }
-                Err(why) => why_not.push((entry.clone(), why)),
-            }
-        }
-        Err(NotGiven(why_not))
+        let asked = self.entries.ask(&self.config, |stream| given(stream, of));
+        asked.await
     }
+}
 
-    /// All entries, that which gave something last first.
-    fn in_turn(&self) -> impl Iterator<Item = (usize, &joining::Entry)> {
-        let in_turn = self.entries.iter().enumerate().cycle();
-        let in_turn = in_turn.skip(self.first.load(Relaxed));
-        in_turn.take(self.entries.len())
+/// The connection, if the entry gives the volume on it.
+async fn given(mut stream: Connected, of: &VolumeUse) -> Result<Connected, WhyNot> {
+    let request = VolumeRequest(of.clone()).to_bytes();
+    let request = request.ok_or("that is no volume of a machine")?;
+    let mut said = [0; GREETING.len()];
+    let asking = async {
+        stream.write_all(&request).await?;
+        stream.flush().await?;
+        stream.read_exact(&mut said).await
+    };
+    let heard = timeout(GIVING, asking).await.map_err(|_| WhyNot::Late)?;
+    // Who is refused hears nothing.
+    if heard.is_err() || said != GREETING {
+        return Err("not to this host now; its log says why".into());
     }
-
-    fn gave(&self, number: usize) {
-        self.first.store(number, Relaxed);
-    }
-
-    async fn connect_to(
-        &self,
-        entry: &joining::Entry,
-        of: &VolumeUse,
-    ) -> Result<Connected, String> {
-        let request = VolumeRequest(of.clone()).to_bytes();
-        let request = request.ok_or("that is no volume of a machine")?;
-        let late = |_| "it doesn't answer in time".to_owned();
-        let connecting = timeout(CONNECTING, entry.connect(Arc::clone(&self.config)));
-        let stream = connecting.await.map_err(late)?;
-        let mut stream = stream.map_err(|error| error.to_string())?;
-        let mut said = [0; GREETING.len()];
-        let asking = async {
-            stream.write_all(&request).await?;
-            stream.flush().await?;
-            stream.read_exact(&mut said).await
-        };
-        let heard = timeout(GIVING, asking).await.map_err(late)?;
-        // Who is refused hears nothing.
-        if heard.is_err() || said != GREETING {
-            return Err("not to this host now; its log says why".to_owned());
-        }
-        Ok(stream)
-    }
+    Ok(stream)
 }
 
 /// Leads whoever connects to the volume. All ends with the future.
@@ -491,8 +445,7 @@ mod tests {
         let volumes = RemoteVolumes(Arc::new(Inner {
             documents: Documents::open(store).await.unwrap(),
             daemon: None,
-            entries: Vec::new(),
-            first: AtomicUsize::new(0),
+            entries: Entries::of(Vec::new()),
             targets: Targets::of(config.clone(), true),
             config: Arc::new(config),
             sockets: Mutex::default(),

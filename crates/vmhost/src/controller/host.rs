@@ -86,6 +86,8 @@ pub(super) async fn announce(
         host.runs_machines = true;
         host.uses_volumes = true;
         host.features = FEATURES.map(str::to_owned).to_vec();
+        let iscsi = settings.opens_iscsi.then(|| Host::ISCSI.to_owned());
+        host.features.extend(iscsi);
         host.bridges = networks.bridges().await;
         host.started = Timestamp::now();
         if known.is_some() && host.boot_id != booted {

@@ -18,6 +18,8 @@ pub struct Settings {
     pub tunnel: Option<Ipv4Addr>,
     /// The TCP port at that address where it gives other hosts images; none: it gives none.
     pub images_port: Option<u16>,
+    /// Whether QEMU has a driver for volumes by iSCSI.
+    pub opens_iscsi: bool,
     /// How machines that go on elsewhere are ended here once nobody hears this host; none: they never are.
     pub fence: Option<Fence>,
     /// One folder a machine: disks, media, sockets, console log.

@@ -113,6 +113,7 @@ fn settings(folder: &Path) -> Settings {
         tunnel: None,
         fence: None,
         images_port: None,
+        opens_iscsi: false,
         machines_dir: folder.join("machines"),
         quarantine_dir: folder.join("quarantine"),
         quarantine_period: Duration::from_secs(3600),

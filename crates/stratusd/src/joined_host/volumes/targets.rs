@@ -12,7 +12,6 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fmt,
     fs::OpenOptions,
     io,
     path::{Path, PathBuf},
@@ -31,9 +30,9 @@ use cimi::{
 use documents::Documents;
 use parking_lot::Mutex;
 use rustls::ClientConfig;
+use storage::exports::ask_portal;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
     time::timeout,
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -48,8 +47,7 @@ use vmhost::{
     launch_spec::IscsiTarget,
 };
 
-use super::{CONNECTING, Connected, Disk, Inner, NotGiven, socket_of};
-use crate::joining;
+use super::{Connected, Disk, Inner, NotGiven, WhyNot, socket_of};
 
 /// How long an entry may take to show a volume: who had it ends first, and a process is started.
 const SHOWING: Duration = Duration::from_secs(15);
@@ -213,52 +211,54 @@ impl Inner {
         if !is_kept && is_in_nbd() {
             return Ok(None);
         }
-        let asking = match is_kept {
-            true => Asking::Again,
-            false => Asking::Anew,
-        };
-        let asked = TargetRequest(by.of(attached), asking);
+        let of_it = by.of(attached);
         let failed = |why: String| format!("waits for {}: {why}", attached.volume);
-        let (target, connected) = match self.ask(&asked).await {
-            Ok(shown) => shown,
-            Err(not) if not.is_in_nbd && !is_kept => return Ok(None),
-            Err(not) => return Err(failed(not.to_string())),
+        let shown = match is_kept {
+            true => self.again(&of_it, Asking::Again).await.map(Some),
+            false => self.anew(&of_it).await,
+        };
+        let Some((target, connected)) = shown.map_err(|not| failed(not.to_string()))? else {
+            return Ok(None);
         };
         by.keep_secret(&secret_of(&disk), &target.secret)
             .map_err(|error| failed(format!("its secret can't be kept on this host: {error}")))?;
         let place = place(&target, &disk);
         tracing::info!(volume = %attached.volume, machine = %by.machine, portal = %target.portal, "a machine uses a volume by iSCSI");
-        self.hold(by, disk, (asked.0, Asking::Again), target, connected);
+        self.hold(by, disk, (of_it, Asking::Again), (target, connected));
         Ok(Some(place))
     }
 
-    /// Whether the portal of a volume's target answers; none: it is used in NBD.
+    /// Whether the portal of a volume's target would let this attachment log in; none: it is used in NBD.
     pub(super) async fn portal_answers(
         &self,
         by: &VolumeUser,
         attached: &AttachedVolume,
     ) -> Option<Result<(), String>> {
         let of = (by.machine.clone(), volume_disk(attached));
-        let volume = &attached.volume;
-        let portal = match self.targets.held.lock().get(&of) {
-            Some(held) if held.is_of(by) => held.target.portal,
-            // Asked for it in NBD, an entry would take it from its target.
-            _ if is_kept(by, &of.1) => {
-                return Some(Err(format!(
-                    "waits for {volume}: it isn't shown by iSCSI just now"
-                )));
+        let shown = match self.targets.held.lock().get(&of) {
+            Some(held) if held.is_of(by) => {
+                held.is_shown.load(Relaxed).then(|| held.target.clone())
             }
+            // Asked for it in NBD, an entry would take it from its target.
+            _ if is_kept(by, &of.1) => None,
             _ => return None,
         };
-        let connected = timeout(CONNECTING, TcpStream::connect(portal)).await;
-        let why = match connected {
-            Ok(Ok(_)) => return Some(Ok(())),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "it doesn't answer in time".to_owned(),
+        let asked = async {
+            let shown = shown.ok_or("it isn't shown by iSCSI just now")?;
+            let portal = shown.portal;
+            let asked = ask_portal(portal, &shown.target, &shown.initiator);
+            let why = match timeout(SHOWING, asked).await {
+                Ok(answered) => answered.err().map(|error| error.to_string()),
+                Err(_) => Some("it doesn't answer in time".to_owned()),
+            };
+            why.map_or(Ok(()), |why| {
+                Err(format!(
+                    "this host can't get it at the iSCSI portal {portal}: {why}"
+                ))
+            })
         };
-        Some(Err(format!(
-            "waits for {volume}: this host can't reach the iSCSI portal {portal}: {why}"
-        )))
+        let asked: Result<(), String> = asked.await;
+        Some(asked.map_err(|why| format!("waits for {}: {why}", attached.volume)))
     }
 
     /// Has all fail that a guest still wants of a disk that it has by iSCSI; whether that is so.
@@ -281,11 +281,8 @@ impl Inner {
         }
         let (inner, by, name) = (Arc::clone(self), by.clone(), name.to_owned());
         tokio::spawn(async move {
-            let asked = TargetRequest(of, Asking::Lost);
-            match inner.ask(&asked).await {
-                Ok((target, connected)) => {
-                    inner.hold(&by, name, (asked.0, Asking::Lost), target, connected);
-                }
+            match inner.again(&of, Asking::Lost).await {
+                Ok(shown) => inner.hold(&by, name, (of, Asking::Lost), shown),
                 // It is asked again as long as the guest has it.
                 Err(why) => {
                     tracing::warn!(disk = name, %why, "a guest can't be told yet that it has lost a volume");
@@ -300,18 +297,17 @@ impl Inner {
         self: &Arc<Self>,
         by: &VolumeUser,
         disk: String,
-        (of, asking): (VolumeUse, Asking),
-        target: VolumeTarget,
-        connected: Connected,
+        asked: (VolumeUse, Asking),
+        (target, connected): Shown,
     ) {
-        let asked = TargetRequest(of, asking);
         let is_shown = Arc::new(AtomicBool::new(true));
         let shown = (target.clone(), connected, Arc::clone(&is_shown));
+        let is_lost = asked.1 == Asking::Lost;
         let holding = hold(Arc::clone(self), asked, shown);
         let held = Held {
             folder: by.folder.0.clone(),
             target,
-            is_lost: asking == Asking::Lost,
+            is_lost,
             is_shown,
             _holding: AbortOnDropHandle::new(tokio::spawn(holding)),
         };
@@ -319,102 +315,65 @@ impl Inner {
         self.targets.held.lock().insert(of, held);
     }
 
-    /// Where an entry shows a volume, and the connection as long as which it does.
-    async fn ask(&self, asked: &TargetRequest) -> Result<(VolumeTarget, Connected), NotShown> {
-        let mut not = NotShown {
-            is_in_nbd: false,
-            why: NotGiven(Vec::new()),
-        };
-        for (number, entry) in self.in_turn() {
-            let why = match self.ask_of(entry, asked).await {
-                Ok(Answer::Shown(target, connected)) => {
-                    self.gave(number);
-                    return Ok((target, *connected));
-                }
-                // Who says so has the volume; nobody else is to be asked.
-                Ok(Answer::InNbd) if asked.1 == Asking::Anew => {
-                    self.gave(number);
-                    not.is_in_nbd = true;
-                    return Err(not);
-                }
-                Ok(Answer::InNbd) => "it isn't shown by iSCSI any more".to_owned(),
-                // It may have the volume or not. If nobody shows that by iSCSI, it is in NBD.
-                Ok(Answer::Older) => {
-                    not.is_in_nbd = true;
-                    "its stratusd is older, and knows no iSCSI".to_owned()
-                }
-                Err(why) => why,
-            };
-            not.why.0.push((entry.clone(), why));
+    /// Where a volume is to be used that isn't yet; none: in NBD.
+    async fn anew(&self, of: &VolumeUse) -> Result<Option<Shown>, NotGiven> {
+        let request = TargetRequest(of.clone(), Asking::Anew);
+        let config = &self.targets.config;
+        // Who says that it isn't by iSCSI has the volume; nobody else is to be asked.
+        let asked = self.entries.ask(config, |stream| shown(stream, &request));
+        match asked.await {
+            Err(not) if not.by_an_older_one() => Ok(None),
+            answer => answer,
         }
-        Err(not)
     }
 
-    async fn ask_of(
-        &self,
-        entry: &joining::Entry,
-        asked: &TargetRequest,
-    ) -> Result<Answer, String> {
-        let request = asked.to_bytes().ok_or("that is no volume of a machine")?;
-        let late = |_| "it doesn't answer in time".to_owned();
-        let connecting = timeout(CONNECTING, entry.connect(Arc::clone(&self.targets.config)));
-        let stream = connecting.await.map_err(late)?;
-        let mut stream = stream.map_err(|error| error.to_string())?;
-        if stream.get_ref().1.alpn_protocol() != Some(TARGET_PROTOCOL) {
-            return Ok(Answer::Older);
-        }
-        let asking = async {
-            stream.write_all(&request).await?;
-            stream.flush().await?;
-            let mut length = [0; TARGET_LENGTH_BYTES];
-            stream.read_exact(&mut length).await?;
-            let length = TargetAnswer::length(length).ok_or(io::ErrorKind::InvalidData)?;
-            let mut answer = vec![0; length];
-            stream.read_exact(&mut answer).await?;
-            TargetAnswer::of_bytes(&answer)
-                .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
-        };
-        // Who is refused hears nothing.
-        let answer = timeout(SHOWING, asking).await.map_err(late)?;
-        let TargetAnswer(target) =
-            answer.map_err(|_| "not to this host now; its log says why".to_owned())?;
-        Ok(match target {
-            Some(target) => Answer::Shown(target, Box::new(stream)),
-            None => Answer::InNbd,
-        })
+    /// Where a volume is that is used already.
+    async fn again(&self, of: &VolumeUse, asking: Asking) -> Result<Shown, NotGiven> {
+        let request = TargetRequest(of.clone(), asking);
+        let config = &self.targets.config;
+        let asked = self.entries.ask(config, async |stream| {
+            let shown = shown(stream, &request).await?;
+            shown.ok_or_else(|| "it isn't shown by iSCSI any more".into())
+        });
+        asked.await
     }
 }
 
-/// What one entry says.
-enum Answer {
-    Shown(VolumeTarget, Box<Connected>),
-    InNbd,
-    /// It doesn't understand the question.
-    Older,
-}
+/// Where an entry shows a volume, and the connection as long as which it does.
+type Shown = (VolumeTarget, Connected);
 
-/// Why no entry shows a volume by iSCSI.
-struct NotShown {
-    /// Whether one that isn't used yet is to be used in NBD.
-    is_in_nbd: bool,
-    why: NotGiven,
-}
-
-impl fmt::Display for NotShown {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.why.fmt(out)
+/// What an entry answers; none: the volume is used in NBD.
+async fn shown(mut stream: Connected, request: &TargetRequest) -> Result<Option<Shown>, WhyNot> {
+    if stream.get_ref().1.alpn_protocol() != Some(TARGET_PROTOCOL) {
+        return Err(WhyNot::Older);
     }
+    let request = request.to_bytes().ok_or("that is no volume of a machine")?;
+    let asking = async {
+        stream.write_all(&request).await?;
+        stream.flush().await?;
+        let mut length = [0; TARGET_LENGTH_BYTES];
+        stream.read_exact(&mut length).await?;
+        let length = TargetAnswer::length(length).ok_or(io::ErrorKind::InvalidData)?;
+        let mut answer = vec![0; length];
+        stream.read_exact(&mut answer).await?;
+        TargetAnswer::of_bytes(&answer).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+    };
+    // Who is refused hears nothing.
+    let answer = timeout(SHOWING, asking).await.map_err(|_| WhyNot::Late)?;
+    let TargetAnswer(target) =
+        answer.map_err(|_| WhyNot::from("not to this host now; its log says why"))?;
+    Ok(target.map(|target| (target, stream)))
 }
 
 /// Has a volume shown again whenever it isn't shown any more.
 async fn hold(
     inner: Arc<Inner>,
-    asked: TargetRequest,
+    (of, asking): (VolumeUse, Asking),
     (target, mut connected, is_shown): (VolumeTarget, Connected, Arc<AtomicBool>),
 ) {
     let VolumeUse {
         volume, machine, ..
-    } = &asked.0;
+    } = &of;
     loop {
         // Nothing is said on it.
         let _ = connected.read_u8().await;
@@ -422,7 +381,7 @@ async fn hold(
         tracing::info!(%volume, %machine, "a volume isn't shown by iSCSI any more");
         let mut rest = REST;
         let again = loop {
-            match inner.ask(&asked).await {
+            match inner.again(&of, asking).await {
                 Ok(shown) => break shown,
                 Err(why) => {
                     tracing::warn!(%volume, %machine, %why, "the guest waits for its volume");

@@ -10,11 +10,14 @@ use tokio::{
     sync::{mpsc, watch},
 };
 use tokio_rustls::TlsAcceptor;
-use trust::{Authority, TARGET_REQUEST_BYTES};
+use trust::{Authority, TARGET_REQUEST_BYTES, VOLUME_REQUEST_BYTES};
 use vmhost::controller::VolumeFiles as _;
 
-use super::{super::RemoteVolumes, *};
-use crate::joined_host::giving::tests::Host;
+use super::{
+    super::{GREETING, RemoteVolumes},
+    *,
+};
+use crate::{joined_host::giving::tests::Host, joining};
 
 /// Longer than anything takes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -54,6 +57,12 @@ impl AnEntry {
                 tokio::spawn(async move {
                     let mut stream = acceptor.accept(stream).await.unwrap();
                     if stream.get_ref().1.alpn_protocol() != Some(TARGET_PROTOCOL) {
+                        // In NBD it gives all volumes.
+                        let mut request = [0; VOLUME_REQUEST_BYTES];
+                        if stream.read_exact(&mut request).await.is_ok() {
+                            stream.write_all(&GREETING).await.unwrap();
+                            let _ = stream.read_u8().await;
+                        }
                         return;
                     }
                     ends.mark_unchanged();
@@ -131,8 +140,13 @@ impl World {
 
     /// The host's daemon, as it is when it has just been started.
     fn daemon(&self, entries: &[&AnEntry], opens_iscsi: bool) -> RemoteVolumes {
+        let entries = entries.iter().map(|entry| entry.at.clone());
+        self.daemon_of(entries.collect(), opens_iscsi)
+    }
+
+    fn daemon_of(&self, entries: Vec<joining::Entry>, opens_iscsi: bool) -> RemoteVolumes {
         let mut kept = self.host.kept.clone();
-        kept.entries = entries.iter().map(|entry| entry.at.clone()).collect();
+        kept.entries = entries;
         let means = (None, opens_iscsi);
         RemoteVolumes::open(&kept, &self.host.key, self.documents.clone(), means).unwrap()
     }
@@ -273,6 +287,45 @@ async fn what_is_shown_elsewhere_is_asked_for_once_and_found_by_the_next_process
         Ok(place(&elsewhere, &disk))
     );
     assert_eq!(entry.hears().await, Asking::Anew);
+}
+
+#[tokio::test]
+async fn an_entry_that_is_dead_delays_nobody_and_one_alone_is_asked() {
+    let world = World::new().await;
+    let by = &world.by;
+    let shown = target("192.0.2.1:3260");
+    let mut refusing = world.newer(None).await;
+    let mut newer = world.newer(Some(shown.clone())).await;
+    let mut other = world.newer(Some(shown.clone())).await;
+    // Who connects to it never hears anything; and it is never given up.
+    let dead = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let at = format!("https://{}", dead.local_addr().unwrap());
+    let dead: joining::Entry = at.parse().unwrap();
+    let with = |entries: &[&AnEntry]| {
+        let rest = entries.iter().map(|entry| entry.at.clone());
+        let mut daemon = world.daemon_of([dead.clone()].into_iter().chain(rest).collect(), true);
+        let inner = Arc::get_mut(&mut daemon.0).unwrap();
+        inner.entries.have_for_ever();
+        daemon
+    };
+    let attached = attachment();
+    let at_target = place(&shown, &volume_disk(&attached));
+    let daemon = with(&[&newer, &other]);
+    let ready = timeout(LIMIT, daemon.ready(by, &attached)).await.unwrap();
+    assert_eq!(ready, Ok(at_target.clone()));
+    assert_eq!(newer.hears().await, Asking::Anew);
+    // It goes to the next one only if one refuses, past the dead one again.
+    let daemon = with(&[&refusing, &newer, &other]);
+    let ready = timeout(LIMIT, daemon.ready(by, &attached)).await.unwrap();
+    assert_eq!(ready, Ok(at_target));
+    assert_eq!(refusing.hears().await, Asking::Again);
+    assert_eq!(newer.hears().await, Asking::Again);
+    other.was_not_asked();
+    // In NBD, too.
+    let daemon = with(&[&refusing]);
+    let other = attachment();
+    let answers = daemon.answers(by, &other);
+    timeout(LIMIT, answers).await.unwrap().unwrap();
 }
 
 #[tokio::test]
