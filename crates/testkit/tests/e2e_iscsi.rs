@@ -249,6 +249,52 @@ fn a_guest_goes_on_after_its_portal_was_away_for_long_and_when_it_is_back_where_
 }
 
 #[test]
+fn a_guest_that_ends_while_its_hosts_daemon_is_down_gives_its_volume_by_iscsi_back() {
+    if skipped() {
+        return;
+    }
+    let (mut host, cloud) = TestHost::of_a_cloud_with(SHARED_BY_ISCSI);
+    let machine = cloud.machine();
+    machine.wait_for_ssh();
+    let volume = cloud.volume(&cloud.api(), 1);
+    machine.attach(&volume);
+    machine.write_lines_to(&volume);
+    machine.ssh("echo mine > /mnt/word && sync");
+
+    // It switches itself off with something on its way to the volume, which nobody takes.
+    host.kill();
+    cloud.wait_for_exporters(0, 0);
+    // (By `poweroff` it would wait for that.)
+    let _ =
+        machine.try_ssh("(sleep 0.2; echo o > /proc/sysrq-trigger) >/dev/null 2>&1 </dev/null &");
+    wait_until("the guest to be gone", LIMIT, || {
+        (!machine.try_ssh("true").status.success()).then_some(())
+    });
+    assert_eq!(machine.processes().len(), 1, "QEMU waits for its daemon");
+    host.start();
+    wait_until(&format!("the run to end: {}", host.log()), LIMIT, || {
+        machine.processes().is_empty().then_some(())
+    });
+    cloud.wait_for_exporters(0, 0);
+
+    // The volume is another machine's, with what was acknowledged.
+    machine.detach(&volume);
+    cloud.cli(&["host", "maintenance", "testhost", "--off"]);
+    let second = cloud.machine();
+    second.wait_for_ssh();
+    second.attach(&volume);
+    let disk = second.disk_of(&volume);
+    second.ssh(&format!("mount /dev/{disk} /mnt"));
+    assert_eq!(second.ssh("cat /mnt/word"), "mine");
+    assert!(second.lines() > 2);
+
+    machine.kill();
+    second.kill();
+    cloud.wait_for_exporters(0, 0);
+    cloud.assert_clean();
+}
+
+#[test]
 fn a_machine_with_a_volume_by_iscsi_is_moved_while_its_guest_writes() {
     if skipped() {
         return;

@@ -401,6 +401,17 @@ impl Worker {
             }
             Ok(Adopted::Unreachable { process, why }) => {
                 if !self.may_use_force(machine) {
+                    // It says nothing, either, while it waits for a volume to which the way ended with who was here before: when its
+                    // guest has switched itself off since, or given one back.
+                    if machine.observed.stage != Stage::Crossing {
+                        for attached in &machine.volumes {
+                            if let Err(error) =
+                                prepare::ready(&self.shared, machine, attached).await
+                            {
+                                tracing::warn!(volume = %attached.volume, %error, "not at hand; tried again");
+                            }
+                        }
+                    }
                     return Err(why.into());
                 }
                 tracing::warn!(%why, pid = process.pid(), "it can't be taken over: it is ended by force");
