@@ -368,17 +368,7 @@ impl Worker {
         match self.shared.hypervisor.adopt(&self.folder(machine)).await {
             Ok(Adopted::Running(handle)) => {
                 tracing::info!(vmid = %machine.vmid, "took over a running machine");
-                // The ways to its volumes ended with who was here before. Until they are there again QEMU doesn't even stop.
-                for attached in &machine.volumes {
-                    let Err(error) = prepare::ready(&self.shared, machine, attached).await else {
-                        continue;
-                    };
-                    if machine.observed.stage == Stage::Crossing {
-                        // It has come halted: nobody else may still write them when its guest goes on.
-                        return Err(error.into());
-                    }
-                    tracing::warn!(volume = %attached.volume, %error, "not at hand; tried again when it is looked at");
-                }
+                self.lead_to_volumes(machine).await?;
                 // Who sent it to another host ended with who was here before.
                 if !machine.has_left()
                     && machine.observed.stage != Stage::Crossing
@@ -401,17 +391,8 @@ impl Worker {
             }
             Ok(Adopted::Unreachable { process, why }) => {
                 if !self.may_use_force(machine) {
-                    // It says nothing, either, while it waits for a volume to which the way ended with who was here before: when its
-                    // guest has switched itself off since, or given one back.
-                    if machine.observed.stage != Stage::Crossing {
-                        for attached in &machine.volumes {
-                            if let Err(error) =
-                                prepare::ready(&self.shared, machine, attached).await
-                            {
-                                tracing::warn!(volume = %attached.volume, %error, "not at hand; tried again");
-                            }
-                        }
-                    }
+                    // It says nothing, either, while it waits for a volume: when its guest has switched itself off meanwhile.
+                    self.lead_to_volumes(machine).await?;
                     return Err(why.into());
                 }
                 tracing::warn!(%why, pid = process.pid(), "it can't be taken over: it is ended by force");
@@ -423,6 +404,21 @@ impl Worker {
                 self.exit = Some(ExitCause::Unseen);
             }
             Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// Opens the ways to its volumes, which ended with who was here before. Until they are there again QEMU doesn't even stop.
+    async fn lead_to_volumes(&self, machine: &Machine) -> Result<(), StepError> {
+        for attached in &machine.volumes {
+            let Err(error) = prepare::ready(&self.shared, machine, attached).await else {
+                continue;
+            };
+            if machine.observed.stage == Stage::Crossing {
+                // It has come halted: nobody else may still write them when its guest goes on.
+                return Err(error.into());
+            }
+            tracing::warn!(volume = %attached.volume, %error, "not at hand; tried again when it is looked at");
         }
         Ok(())
     }
