@@ -7,14 +7,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use crate::support::frames::{BROADCAST, arp, dhcp_discover, ethernet, plugged, received_until};
 use crate::support::frames::{rarp, router_advertisement, send, udp};
 use crate::support::lan::{
-    Lan, Site, Stranger, carries, connect, connection, host_address, in_tunnel, listen, overlay,
-    send_in_tunnel, underlay,
+    Lan, OtherNetwork, Site, Stranger, carries, connect, connection, host_address, in_tunnel,
+    listen, overlay, send_in_tunnel, underlay,
 };
 use crate::support::{A, Namespace, PTR, ask, can_run, dhcp, machine, run};
-use network::{
-    BridgedConfig, DhcpHealth, MacAddr, MacPrefix, NetworkConfig, NetworkError, NetworkHost,
-    Overlay, PlugRequest, VXLAN_PORT, Vni,
-};
+use network::{DhcpHealth, MacAddr, MacPrefix, NetworkError, Overlay, PlugRequest, VXLAN_PORT};
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 1);
 
@@ -500,50 +497,14 @@ fn guests_of_two_networks_of_a_group_reach_each_other_wherever_they_are() {
     }
     let lan = Lan::new();
     let (first, five, second, _six) = two_hosts(&lan);
-    // The group's other network, on both hosts, with its guest on the second.
-    let other = Ipv4Addr::new(172, 17, 0, 5);
-    let other = PlugRequest {
-        ip: other,
-        mac: MacPrefix::default().mac(other),
-        ..machine(5)
-    };
-    let networks = [(1, &first), (2, &second)].map(|(n, site)| {
-        let mut config = BridgedConfig::new(
-            "u".parse().unwrap(),
-            site.test.folder.path().join("other"),
-            "172.17.0.0/24".parse().unwrap(),
-            Ipv4Addr::new(172, 17, 0, 1),
-            "other.test".parse().unwrap(),
-        );
-        config.mtu = 1450;
-        config.overlay = Some(Overlay {
-            vni: Vni::new(78).unwrap(),
-            host_address: Some(Ipv4Addr::new(172, 17, 0, 200 + n)),
-            ..overlay(n, &[1, 2])
-        });
-        config.peers.insert(site.test.config.as_peer());
-        site.on(async |host| {
-            host.forward_to([config.as_peer()].into()).await.unwrap();
-            let config = NetworkConfig::Bridged(config);
-            NetworkHost::open(config).await.unwrap()
-        })
-    });
-    let guest = Namespace::new();
-    second.test.namespace.ip(&format!(
-        "link add stu-5 type veth peer name eth0 netns {}",
-        guest.name
-    ));
-    guest.ip(&format!("link set eth0 address {} mtu 1450 up", other.mac));
-    guest.ip("addr add 172.17.0.5/24 dev eth0");
+    let other = OtherNetwork::new([&first, &second], None);
+    let (guest, at) = (&other.guest, other.machine.ip);
+    guest.ip(&format!("addr add {at}/24 dev eth0"));
     guest.ip("route add default via 172.17.0.1");
-    second.on(async |_| {
-        let wanted = std::slice::from_ref(&other);
-        networks[1].reconcile(wanted).await.unwrap();
-    });
 
     for (from, to, listener, seen_as) in [
-        (&five, other.ip, listen(&guest), machine(5).ip),
-        (&guest, machine(5).ip, listen(&five), other.ip),
+        (&five, at, listen(guest), machine(5).ip),
+        (guest, machine(5).ip, listen(&five), at),
     ] {
         let (here, there, seen) = connection(from, to, &listener);
         assert_eq!(seen, IpAddr::from(seen_as));

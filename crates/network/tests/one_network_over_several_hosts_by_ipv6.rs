@@ -1,7 +1,7 @@
 //! The same network on several hosts is one by IPv6 too; what belongs to each host stays there.
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that panics has failed
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 
 use crate::support::frames::{plugged, received_until, send};
 use crate::support::ipv6::{
@@ -9,14 +9,11 @@ use crate::support::ipv6::{
     make_address, make_address_of, neighbour, packet, pings, prefix, udp,
 };
 use crate::support::lan::{
-    Lan, Site, Stranger, carries, connect, connection, host_address, listen_at, overlay,
+    Lan, OtherNetwork, Site, Stranger, carries, connect, connection, host_address, listen_at,
     send_in_tunnel,
 };
 use crate::support::{AAAA, Namespace, ask, can_run, machine};
-use network::{
-    BridgedConfig, Ipv6Prefix, MacAddr, MacPrefix, NetworkConfig, NetworkHost, Overlay,
-    PlugRequest, Vni,
-};
+use network::{Ipv6Prefix, MacAddr, MacPrefix, PlugRequest};
 
 const ANY: Ipv6Addr = Ipv6Addr::UNSPECIFIED;
 /// The network between the hosts: the world has the last address.
@@ -131,54 +128,16 @@ fn guests_of_two_networks_of_a_group_reach_each_other_wherever_they_are() {
     let lan = Lan::new();
     let (first, second) = (site(&lan, 1, &[1, 2]), site(&lan, 2, &[1, 2]));
     let five = guest(&first, 5);
-    // The group's other network, on both hosts, with its guest on the second.
     let other_prefix: Ipv6Prefix = "fd12:5c31:2::/64".parse().unwrap();
-    let other = Ipv4Addr::new(172, 17, 0, 5);
-    let other = PlugRequest {
-        ip: other,
-        mac: MacPrefix::default().mac(other),
-        ..machine(5)
-    };
-    let networks = [(1, &first), (2, &second)].map(|(n, site)| {
-        let mut config = BridgedConfig::new(
-            "u".parse().unwrap(),
-            site.test.folder.path().join("other"),
-            "172.17.0.0/24".parse().unwrap(),
-            Ipv4Addr::new(172, 17, 0, 1),
-            "other.test".parse().unwrap(),
-        );
-        config.mtu = 1450;
-        config.network6 = Some(other_prefix);
-        config.overlay = Some(Overlay {
-            vni: Vni::new(78).unwrap(),
-            host_address: Some(Ipv4Addr::new(172, 17, 0, 200 + n)),
-            ..overlay(n, &[1, 2])
-        });
-        config.peers.insert(site.test.config.as_peer());
-        site.on(async |host| {
-            host.forward_to([config.as_peer()].into()).await.unwrap();
-            let config = NetworkConfig::Bridged(config);
-            NetworkHost::open(config).await.unwrap()
-        })
-    });
-    let guest = Namespace::new();
-    second.test.namespace.ip(&format!(
-        "link add stu-5 type veth peer name eth0 netns {}",
-        guest.name
-    ));
-    guest.ip(&format!("link set eth0 address {} mtu 1450 up", other.mac));
-    second.on(async |_| {
-        let wanted = std::slice::from_ref(&other);
-        networks[1].reconcile(wanted).await.unwrap();
-    });
-    let address = other_prefix.address_of(other.mac);
-    make_address_of(&guest, address);
+    let other = OtherNetwork::new([&first, &second], Some(other_prefix));
+    let (guest, address) = (&other.guest, other_prefix.address_of(other.machine.mac));
+    make_address_of(guest, address);
 
     // And once more when nobody knows a neighbour any more, and the answer is the first to be forwarded.
     for _ in 0..2 {
         for (from, to, at, seen_as) in [
-            (&five, address, &guest, global(&machine(5))),
-            (&guest, global(&machine(5)), &five, address),
+            (&five, address, guest, global(&machine(5))),
+            (guest, global(&machine(5)), &five, address),
         ] {
             let (here, there, seen) = connection(from, to, &listen_at(at, ANY));
             assert_eq!(seen, IpAddr::from(seen_as));

@@ -84,6 +84,13 @@ fn with_groups(n: u8, groups: &[&str]) -> PlugRequest {
     }
 }
 
+/// A host that is alone, with guests of these numbers that it is still to be told of.
+fn with_guests<const N: usize>(lan: &Lan, numbers: [u8; N]) -> (Site, [Namespace; N]) {
+    let site = Site::new(lan, 1, &[]);
+    let guests = numbers.map(|n| site.guest(&machine(n)));
+    (site, guests)
+}
+
 fn ip(n: u8) -> IpAddr {
     machine(n).ip.into()
 }
@@ -112,8 +119,7 @@ fn only_what_is_allowed_comes_in_and_answers_to_what_was_asked() {
         return;
     }
     let lan = Lan::new();
-    let site = Site::new(&lan, 1, &[]);
-    let [five, six, seven] = [5, 6, 7].map(|n| site.guest(&machine(n)));
+    let (site, [five, six, seven]) = with_guests(&lan, [5, 6, 7]);
     let (open, closed) = (listen(&five), listen(&five));
     let told_to = Told::default()
         .rules(
@@ -198,8 +204,7 @@ fn by_the_ports_of_what_a_machine_began_nobody_begins_anything() {
         return;
     }
     let lan = Lan::new();
-    let site = Site::new(&lan, 1, &[]);
-    let [five, six] = [5, 6].map(|n| site.guest(&machine(n)));
+    let (site, [five, six]) = with_guests(&lan, [5, 6]);
     Told::default().rules("closed", []).at(&site);
     site.has(&[with_groups(5, &["closed"]), machine(6)]);
     let at_six = SocketAddr::from((machine(6).ip, 4000));
@@ -237,8 +242,7 @@ fn outward_rules_bound_what_a_machine_begins_and_not_what_it_answers() {
         return;
     }
     let lan = Lan::new();
-    let site = Site::new(&lan, 1, &[]);
-    let [five, six] = [5, 6].map(|n| site.guest(&machine(n)));
+    let (site, [five, six]) = with_guests(&lan, [5, 6]);
     let (own, allowed, other) = (listen(&five), listen(&six), listen(&six));
     let out = |traffic, peer| rule(Direction::Out, traffic, peer);
     let told_to = Told::default()
@@ -296,8 +300,7 @@ fn what_a_removed_rule_had_let_in_is_not_answered_for_ever() {
         return;
     }
     let lan = Lan::new();
-    let site = Site::new(&lan, 1, &[]);
-    let [five, six] = [5, 6].map(|n| site.guest(&machine(n)));
+    let (site, [five, six]) = with_guests(&lan, [5, 6]);
     let ((server, at), (client, _)) = (udp(&five), udp(&six));
     let outward = rule(Direction::Out, port(1), RulePeer::Anybody);
     let inward = lets_in(Traffic::Udp(at, at), RulePeer::Anybody);
@@ -334,8 +337,7 @@ fn by_what_a_machine_still_says_nobody_comes_in_again() {
         return;
     }
     let lan = Lan::new();
-    let site = Site::new(&lan, 1, &[]);
-    let [five, six] = [5, 6].map(|n| site.guest(&machine(n)));
+    let (site, [five, six]) = with_guests(&lan, [5, 6]);
     let ((server, at), (client, _)) = (udp(&five), udp(&six));
     let closed = Told::default().rules("open", []);
     let inward = lets_in(Traffic::Udp(at, at), RulePeer::Anybody);
@@ -394,8 +396,7 @@ fn what_is_still_allowed_goes_on_whatever_is_changed_beside_it() {
         return;
     }
     let lan = Lan::new();
-    let mut site = Site::new(&lan, 1, &[]);
-    let [five, six] = [5, 6].map(|n| site.guest(&machine(n)));
+    let (mut site, [five, six]) = with_guests(&lan, [5, 6]);
     let listener = listen(&five);
     let base = Told::default().rules("web", [lets_in(port(listener.1), members_of("friends"))]);
     let told_to = base.clone().members("friends", [ip(6)]);
@@ -468,8 +469,7 @@ fn rules_that_somebody_takes_away_are_put_back_and_none_is_left_over() {
         return;
     }
     let lan = Lan::new();
-    let mut site = Site::new(&lan, 1, &[]);
-    let [five, six] = [5, 6].map(|n| site.guest(&machine(n)));
+    let (mut site, [five, six]) = with_guests(&lan, [5, 6]);
     let (open, closed) = (listen(&five), listen(&five));
     let told_to = Told::default().rules("web", [lets_in(port(open.1), RulePeer::Anybody)]);
     told_to.at(&site);

@@ -6,10 +6,13 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use network::{NetworkConfig, NetworkHost, Overlay, PlugRequest, VXLAN_PORT, Vni};
+use network::{
+    BridgedConfig, Ipv6Prefix, MacPrefix, NetworkConfig, NetworkHost, Overlay, PlugRequest,
+    VXLAN_PORT, Vni,
+};
 use tokio::runtime::Runtime;
 
-use crate::support::{Namespace, TestHost};
+use crate::support::{Namespace, TestHost, machine};
 
 /// How long a connection may take that is not to come.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -231,6 +234,66 @@ impl Stranger {
                 return all;
             }
             all.insert(frame.to_vec());
+        }
+    }
+}
+
+/// The other network of a group with that of the hosts, 172.17.0.0/24, on both of them; with a guest on the second one, which has its
+/// card and no address yet.
+pub struct OtherNetwork {
+    pub machine: PlugRequest,
+    pub guest: Namespace,
+    _networks: [NetworkHost; 2],
+}
+
+impl OtherNetwork {
+    pub fn new(sites: [&Site; 2], network6: Option<Ipv6Prefix>) -> Self {
+        let ip = Ipv4Addr::new(172, 17, 0, 5);
+        let machine = PlugRequest {
+            ip,
+            mac: MacPrefix::default().mac(ip),
+            ..machine(5)
+        };
+        let networks = [(1, sites[0]), (2, sites[1])].map(|(n, site)| {
+            let mut config = BridgedConfig::new(
+                "u".parse().unwrap(),
+                site.test.folder.path().join("other"),
+                "172.17.0.0/24".parse().unwrap(),
+                Ipv4Addr::new(172, 17, 0, 1),
+                "other.test".parse().unwrap(),
+            );
+            config.mtu = 1450;
+            config.network6 = network6;
+            config.overlay = Some(Overlay {
+                vni: Vni::new(78).unwrap(),
+                host_address: Some(Ipv4Addr::new(172, 17, 0, 200 + n)),
+                ..overlay(n, &[1, 2])
+            });
+            config.peers.insert(site.test.config.as_peer());
+            site.on(async |host| {
+                host.forward_to([config.as_peer()].into()).await.unwrap();
+                let config = NetworkConfig::Bridged(config);
+                NetworkHost::open(config).await.unwrap()
+            })
+        });
+        let guest = Namespace::new();
+        let second = sites[1];
+        second.test.namespace.ip(&format!(
+            "link add stu-5 type veth peer name eth0 netns {}",
+            guest.name
+        ));
+        guest.ip(&format!(
+            "link set eth0 address {} mtu 1450 up",
+            machine.mac
+        ));
+        second.on(async |_| {
+            let wanted = std::slice::from_ref(&machine);
+            networks[1].reconcile(wanted).await.unwrap();
+        });
+        Self {
+            machine,
+            guest,
+            _networks: networks,
         }
     }
 }
