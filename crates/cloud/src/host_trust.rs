@@ -266,14 +266,20 @@ impl Cloud {
             let all_go = machines.iter().all(|one| one.desired.deleted);
             let may_go = machines.is_empty() || (lost && all_go);
             if !may_go {
-                let machines = machines.len();
+                let machines = match machines.len() {
+                    1 => "a machine is".to_owned(),
+                    many => format!("{many} machines are"),
+                };
                 let what = match lost {
                     true => format!(
-                        "{machines} machines are on {name}, which is lost: if it never comes back, start those elsewhere that boot \
-                         from volumes (`stratus host evacuate {name} --off`), kill the others (`stratus kill-instance`), and \
+                        "{machines} on {name}, which is lost: if it never comes back, start those elsewhere that boot \
+                         from volumes (`stratus host evacuate {name} --off`), kill all others (`stratus kill-instance`), and \
                          remove it again; they end with it"
                     ),
-                    false => format!("{machines} machines are on {name}: remove them first"),
+                    false => format!(
+                        "{machines} on {name}: move what is there elsewhere (`stratus host drain {name} --move --wait`), or remove \
+                         it, first"
+                    ),
                 };
                 return Err(CloudError::Conflict(what));
             }

@@ -290,10 +290,9 @@ impl ImageIntake for LocalHost {
         let catalogue = self
             .known_catalogue(name)
             .ok_or_else(|| self.no_catalogue(name))?;
-        let products = catalogue
-            .products()
-            .await
-            .map_err(|error| not_found(&error))?;
+        let products = catalogue.products().await.map_err(|error| {
+            refusal(&error, "name", "is that of a catalogue that can't be used")
+        })?;
         values(&products)
     }
 
@@ -465,9 +464,13 @@ impl LocalHost {
 
 /// Why a name leads to no image.
 fn not_found(error: &LookupError) -> CloudError {
+    refusal(error, "imageLocation", "leads to no image that can be used")
+}
+
+fn refusal(error: &LookupError, path: &str, what: &str) -> CloudError {
     match error {
         LookupError::Unavailable(text) => CloudError::Unavailable(text.clone()),
-        LookupError::Refused(text) => CloudError::invalid("imageLocation", text.clone()),
+        LookupError::Refused(text) => CloudError::invalid(path, format!("{what}: {text}")),
     }
 }
 

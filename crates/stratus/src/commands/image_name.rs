@@ -214,7 +214,15 @@ pub async fn wanted(api: &Api, location: &str) -> Result<Accepted> {
     let body = json!({ "imageLocation": { "href": location }, "onDemand": true });
     api.post("MachineImage", &body)
         .await
-        .map_err(|error| of_argument(error.into(), &format!("'{location}'")))
+        .map_err(|error| of_argument(error.into(), as_written(location)))
+}
+
+/// The word by which a user means a location: [`location_of`], backwards.
+fn as_written(location: &str) -> &str {
+    ["marketplace:", "catalogue:"]
+        .iter()
+        .find_map(|form| location.strip_prefix(form))
+        .unwrap_or(location)
 }
 
 /// The location that a user's word stands for, if it is none of an image that the cloud has.
@@ -348,6 +356,20 @@ mod tests {
         )
         .to_string();
         assert_eq!(told, "`IMAGE` refers to x");
+        for (location, told) in [
+            ("catalogue:tools:x", "`tools:x` leads to no image"),
+            (
+                "base@ann@example.org",
+                "`base@ann@example.org` leads to no image",
+            ),
+            (
+                "https://example.org/x",
+                "`https://example.org/x` leads to no image",
+            ),
+        ] {
+            let refused = Failure::Work("`imageLocation` leads to no image".to_owned());
+            assert_eq!(of_argument(refused, as_written(location)).to_string(), told);
+        }
     }
 
     #[test]
