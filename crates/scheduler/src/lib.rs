@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod controller;
+mod decisions;
 mod turn;
 mod ways;
 mod wishes;
