@@ -121,9 +121,67 @@ fn in_use(documents: &Documents, pending: &Pending, network: &NetworkId) -> usiz
         + reserved.count()
 }
 
+/// What to tell of leased addresses that their network leases no more, since it was configured to lease others; none: there are
+/// no such.
+pub(crate) fn left_over(
+    network: &Network,
+    leased: impl IntoIterator<Item = IpAddr>,
+) -> Result<Option<String>> {
+    let pool = pool_of(network)?;
+    let is_left = |ip: &IpAddr| matches!(ip, IpAddr::V4(ip) if !pool.contains(*ip));
+    let left: Vec<IpAddr> = leased.into_iter().filter(is_left).collect();
+    let Some(lowest) = left.iter().min() else {
+        return Ok(None);
+    };
+    let mut text = format!(
+        "network {} leases {} to {} now, and {} of its leased addresses are others ({lowest} is the lowest): who has them keeps \
+         them until they are given back",
+        network.id.local(),
+        network.first,
+        network.last,
+        left.len(),
+    );
+    let is_outside = |ip: &IpAddr| matches!(ip, IpAddr::V4(ip) if !pool.network().has_host(*ip));
+    if left.iter().any(is_outside) {
+        text += "; those outside of `subnet` reach nobody: make it what it was, or remove their machines";
+    }
+    Ok(Some(text))
+}
+
 /// The pool that a network's document describes.
 fn pool_of(network: &Network) -> Result<AddressPool> {
     let broken = |error| CloudError::Internal(format!("{}: {error}", network.id));
     let subnet: Ipv4Network = network.subnet.parse().map_err(broken)?;
     AddressPool::range(subnet, network.gateway, Some((network.first, network.last))).map_err(broken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cimi::resources::NetworkClass;
+
+    #[test]
+    fn leases_that_the_configuration_lacks_are_told_with_what_becomes_of_them() {
+        let settings = crate::testing::network("public", NetworkClass::Public);
+        let mut network = crate::network::document(&settings).expect("a network");
+        network.subnet = "10.99.1.0/24".to_owned();
+        network.gateway = [10, 99, 1, 1].into();
+        (network.first, network.last) = ([10, 99, 1, 50].into(), [10, 99, 1, 99].into());
+        let told = |leased: &[[u8; 4]]| {
+            let leased = leased.iter().map(|ip| IpAddr::from(*ip));
+            left_over(&network, leased).expect("a pool")
+        };
+        assert_eq!(told(&[]), None);
+        assert_eq!(told(&[[10, 99, 1, 50], [10, 99, 1, 99]]), None);
+        let text = told(&[[10, 99, 1, 60], [10, 99, 1, 100], [10, 99, 1, 10]]);
+        let text = text.expect("two are others");
+        assert!(
+            text.contains("10.99.1.50 to 10.99.1.99 now, and 2 of"),
+            "{text}"
+        );
+        assert!(text.contains("(10.99.1.10 is the lowest)"), "{text}");
+        assert!(!text.contains("subnet"), "{text}");
+        let text = told(&[[10, 99, 2, 10]]).expect("one is another");
+        assert!(text.contains("outside of `subnet`"), "{text}");
+    }
 }

@@ -15,6 +15,7 @@ use crate::{
     Cloud, CloudError, OpContext, Rel, Result, access,
     catalogue::{Public, object},
     cloud::seed,
+    leases,
 };
 
 /// A network as configured.
@@ -55,38 +56,15 @@ impl Cloud {
     /// the machines that are on them, and take no new ones.
     pub(crate) async fn seed_networks(&self) -> Result<()> {
         for settings in &self.0.settings.networks {
-            let id = NetworkId::from_local(&settings.name)
-                .map_err(|error| CloudError::Internal(error.to_string()))?;
-            let acl = Acl::owned_by_admin().allowing_role(USER_ROLE, Right::View);
-            let mut common = Common::new(acl, Timestamp::now());
-            common.name = Some(settings.name.clone());
-            let network = Network {
-                id,
-                common,
-                state: NetworkState::Started,
-                class: settings.class,
-                subnet: settings.subnet.clone(),
-                subnet6: settings.subnet6.clone(),
-                bridge: settings.bridge.clone(),
-                gateway: settings.gateway,
-                first: settings.first,
-                last: settings.last,
-                domain: settings.domain.clone(),
-                name_servers: settings.name_servers.clone(),
-                nat: settings.nat,
-                mtu: settings.mtu,
-                forwarded: settings.forwarded,
-                tag: settings.tag.clone(),
-                hosts: Vec::new(),
-                forwarding_group: None,
-                unknown: Map::new(),
-            };
+            let network = document(settings)?;
             // Which group it is in, administrators say; on which hosts it is, `network_hosts`.
             let keep = |network: &mut Network, known: &Network| {
                 network.hosts.clone_from(&known.hosts);
                 network.forwarding_group.clone_from(&known.forwarding_group);
             };
+            let name = network.id.local().to_owned();
             seed(&self.0.documents, network, keep).await?;
+            self.tell_left_over(&name);
         }
         let configured = |name: &str| self.0.settings.networks.iter().any(|n| n.name == name);
         for network in self.0.documents.networks.all() {
@@ -101,6 +79,20 @@ impl Cloud {
             self.0.documents.update(network.id(), stop).await?;
         }
         Ok(())
+    }
+
+    /// Tells the operator of leases that the network's configuration doesn't have any more.
+    fn tell_left_over(&self, name: &str) {
+        let documents = &self.0.documents;
+        let Some(network) = documents.networks.get(name) else {
+            return;
+        };
+        let leased = documents.addresses.by_index("network", name);
+        match leases::left_over(&network, leased.iter().map(|address| address.ip)) {
+            Ok(None) => {}
+            Ok(Some(text)) => tracing::warn!("{text}"),
+            Err(error) => tracing::warn!(network = name, %error, "it can lease no address"),
+        }
     }
 
     /// A network that a machine of the caller may be on.
@@ -128,6 +120,36 @@ impl Cloud {
             format!("{wrong}; there are: {}", names.join(", ")),
         ))
     }
+}
+
+/// A network as it is configured; what others say of it is not in it.
+pub(crate) fn document(settings: &NetworkSettings) -> Result<Network> {
+    let id = NetworkId::from_local(&settings.name)
+        .map_err(|error| CloudError::Internal(error.to_string()))?;
+    let acl = Acl::owned_by_admin().allowing_role(USER_ROLE, Right::View);
+    let mut common = Common::new(acl, Timestamp::now());
+    common.name = Some(settings.name.clone());
+    Ok(Network {
+        id,
+        common,
+        state: NetworkState::Started,
+        class: settings.class,
+        subnet: settings.subnet.clone(),
+        subnet6: settings.subnet6.clone(),
+        bridge: settings.bridge.clone(),
+        gateway: settings.gateway,
+        first: settings.first,
+        last: settings.last,
+        domain: settings.domain.clone(),
+        name_servers: settings.name_servers.clone(),
+        nat: settings.nat,
+        mtu: settings.mtu,
+        forwarded: settings.forwarded,
+        tag: settings.tag.clone(),
+        hosts: Vec::new(),
+        forwarding_group: None,
+        unknown: Map::new(),
+    })
 }
 
 /// CIMI's two types of networks (DSP0263 §5.28): what reaches the Internet, and what doesn't.

@@ -1,7 +1,9 @@
 //! Addresses that users keep, images of volumes, messages to everybody, templates of credentials.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // a test that panics has failed
 
-use crate::support::{KEY, World, admin, alice, bob, representation, settings, split, violations};
+use crate::support::{
+    KEY, World, admin, alice, bob, open, representation, settings, split, violations,
+};
 use cimi::{
     model::Kind,
     resources::{ImageState, Resource as _, Volume, VolumeImage, VolumeState},
@@ -98,6 +100,50 @@ async fn an_address_is_leased_beforehand_and_outlives_its_machine() {
         matches!(refused, Err(CloudError::Conflict(_))),
         "{refused:?}"
     );
+}
+
+#[tokio::test]
+async fn addresses_that_are_leased_no_more_are_kept_until_they_are_given_back() {
+    let mut world = World::start().await;
+    let ip_of = |world: &World, id: &str| {
+        let machine = world.documents.machines.get(split(id).1).unwrap();
+        machine.ip().unwrap().to_string()
+    };
+    let keeps = async |world: &World| {
+        let body = world.machine(json!({}));
+        world.made(&alice(), Kind::Machine, body).await
+    };
+    let (first, second) = (keeps(&world).await, keeps(&world).await);
+    let had = [ip_of(&world, &first), ip_of(&world, &second)];
+    assert_eq!(had, ["10.99.1.10", "10.99.1.11"]);
+
+    // Started again with a range of two others.
+    let mut smaller = settings();
+    let public = &mut smaller.networks[0];
+    (public.first, public.last) = ([10, 99, 1, 50].into(), [10, 99, 1, 51].into());
+    world.cloud = open(&world.documents, smaller).await;
+    assert_eq!([ip_of(&world, &first), ip_of(&world, &second)], had);
+    let new = keeps(&world).await;
+    assert_eq!(ip_of(&world, &new), "10.99.1.50");
+    // One that is given back is leased to nobody else, neither when it is asked for.
+    let gone = world.cloud.delete_machine(&alice(), split(&second).1).await;
+    gone.unwrap();
+    let asked = json!({"networkInterfaces": [{"addresses": [{"ip": had[1]}]}]});
+    let refused = world
+        .create(&alice(), Kind::Machine, world.machine(asked))
+        .await;
+    let Err(CloudError::Invalid { .. }) = refused else {
+        panic!("{refused:?}");
+    };
+    let last = keeps(&world).await;
+    assert_eq!(ip_of(&world, &last), "10.99.1.51");
+    let body = world.machine(json!({}));
+    let refused = world.create(&alice(), Kind::Machine, body).await;
+    let Err(CloudError::Exhausted(text)) = refused else {
+        panic!("{refused:?}");
+    };
+    assert!(text.contains("all 2 addresses"), "{text}");
+    assert_eq!(ip_of(&world, &first), had[0]);
 }
 
 #[tokio::test]
