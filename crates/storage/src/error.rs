@@ -250,6 +250,11 @@ impl Error {
         }
     }
 
+    /// Whether it is this very file that can't be used, as far as the system says.
+    pub(crate) fn is_of(&self, file: &Path) -> bool {
+        matches!(self, Self::Io { path, .. } if path == file)
+    }
+
     /// For `map_err` on file system calls: `Error::io("create", path)`.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();

@@ -85,7 +85,15 @@ impl StorageController {
             Place::Gone(why) => return self.give_up(local, &why).await,
             Place::Here => {
                 let overlay = self.overlay_here(capture);
-                self.save_disk(read, capture, overlay, &transfer).await
+                let disk = overlay.as_ref().ok().map(|overlay| overlay.path.clone());
+                match self.save_disk(read, capture, overlay, &transfer).await {
+                    // As one that its host can't read: not for ever.
+                    Err(error) if disk.is_some_and(|disk| error.is_of(&disk)) => {
+                        let why = format!("{error}: put the machine's root disk back as it was");
+                        return self.not_now(local, attempt, true, &why).await;
+                    }
+                    brought => brought,
+                }
             }
             Place::On(host) => {
                 let disk_bytes = self.disk_bytes(capture);

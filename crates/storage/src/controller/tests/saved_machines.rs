@@ -4,6 +4,7 @@ use std::fs::Permissions;
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use cimi::lifecycle::{EndCause, Power, Stage};
 use cimi::resources::{
@@ -326,6 +327,42 @@ async fn without_space_the_machine_waits_and_is_saved_when_there_is_some() {
     world.start_with(settings(&world), None).await;
     is_saved(&world, &saved).await;
     world.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_gone_is_named_and_not_waited_for_without_end() {
+    for is_put_back in [true, false] {
+        let mut world = World::new().await;
+        let Some(saved) = saved(&mut world).await else {
+            return;
+        };
+        ended(&world, &saved).await;
+        let aside = saved.overlay.with_extension("aside");
+        std::fs::rename(&saved.overlay, &aside).expect("renamed");
+        let mut settings = settings(&world);
+        settings.fetch_pause = Duration::from_millis(20);
+        settings.fetch_tries = if is_put_back { 16 } else { 3 };
+        world.start_with(settings, None).await;
+        let named = |image: &Image| {
+            let reason = image.reason.as_deref().unwrap_or_default();
+            reason.contains("root.qcow2") && reason.contains("put the machine's root disk back")
+        };
+        world.until::<Image>(saved.image.local_id(), named).await;
+        if is_put_back {
+            std::fs::rename(&aside, &saved.overlay).expect("renamed");
+            is_saved(&world, &saved).await;
+        } else {
+            let ended = world
+                .until::<Image>(saved.image.local_id(), |image| {
+                    image.state == ImageState::Error
+                })
+                .await;
+            let reason = ended.reason.clone().unwrap_or_default();
+            assert!(named(&ended), "{reason}");
+            assert!(reason.ends_with("given up after 3 tries"), "{reason}");
+        }
+        world.kill().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
