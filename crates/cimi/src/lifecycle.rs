@@ -227,6 +227,12 @@ impl Desired {
             .filter(|_| self.power == Power::On && observed.refused != Some(self.since))
     }
 
+    /// Whether a restart was asked for that the wanted run has not had yet. A run that ends before it has is begun anew.
+    #[must_use]
+    pub fn restarts(&self, observed: &Observed) -> bool {
+        self.power == Power::On && self.run == observed.run && self.restart > observed.restart
+    }
+
     /// Its way to another host, once that is ready for it.
     #[must_use]
     pub fn leaving(&self) -> Option<&Moving> {
@@ -377,7 +383,7 @@ pub fn derive(desired: &Desired, observed: &Observed, placed: bool) -> (MachineS
         return (S::Deleting, phase);
     }
     let wanted_on = desired.power == Power::On;
-    let starting = if desired.run <= 1 {
+    let starting = if desired.run <= 1 && desired.restart == 0 {
         S::Creating
     } else {
         S::Starting
@@ -430,6 +436,7 @@ pub fn derive(desired: &Desired, observed: &Observed, placed: bool) -> (MachineS
         Stage::Saving => (S::Starting, P::Boot),
         Stage::Suspended if rest == Some(Rest::Suspend) => (S::Suspended, P::Suspended),
         Stage::Suspended => (S::Starting, P::Prolog),
+        Stage::Ended { .. } | Stage::Failed if desired.restarts(observed) => waiting(),
         Stage::Ended { cause } => match cause {
             EndCause::Requested => (S::Stopped, P::Stopped),
             _ if !wanted_on => (S::Stopped, P::Stopped),
@@ -577,6 +584,30 @@ mod tests {
             derive(&want(Power::On, 2), &halted, true),
             (MachineState::Starting, Phase::Prolog)
         );
+    }
+
+    #[test]
+    fn a_restart_that_a_run_has_not_had_when_it_ended_begins_it_anew() {
+        let mut wanted = want(Power::On, 1);
+        wanted.restart = 1;
+        let died = seen(
+            Stage::Ended {
+                cause: EndCause::HypervisorDied,
+            },
+            1,
+        );
+        for ended in [died.clone(), seen(Stage::Failed, 1)] {
+            let is = derive(&wanted, &ended, true);
+            assert_eq!(is, (MachineState::Starting, Phase::Prolog), "{ended:?}");
+            let had = Observed {
+                restart: 1,
+                ..ended
+            };
+            assert_eq!(derive(&wanted, &had, true).0, MachineState::Error);
+        }
+        // A later wish to be off wins.
+        wanted.power = Power::Off;
+        assert_eq!(derive(&wanted, &died, true).0, MachineState::Stopped);
     }
 
     #[test]

@@ -160,6 +160,12 @@ fn elsewhere(read: &Machine, lost: &str, now: Timestamp) -> Machine {
         machine.observed.stage,
         Stage::Waiting | Stage::Ended { .. } | Stage::Failed
     );
+    let restarts = machine.desired.restarts(&machine.observed);
+    if restarts {
+        // The run that was to be restarted is over here.
+        machine.desired.run += 1;
+        machine.desired.since = now.max(machine.desired.since);
+    }
     if !was_on {
         return machine;
     }
@@ -171,9 +177,10 @@ fn elsewhere(read: &Machine, lost: &str, now: Timestamp) -> Machine {
     }
     let cause = EndCause::HostReboot;
     machine.observed.stage = Stage::Ended { cause };
-    let goes_on =
-        machine.desired.power == Power::On && machine.restart_policy != RestartPolicy::Never;
-    machine.reason = Some(if goes_on {
+    let is_on = machine.desired.power == Power::On;
+    machine.reason = Some(if is_on && machine.desired.run > machine.observed.run {
+        format!("its host {lost} is lost: it is started on another one, as it was asked")
+    } else if is_on && machine.restart_policy != RestartPolicy::Never {
         machine.desired.run += 1;
         machine.desired.since = now.max(machine.desired.since);
         format!("its host {lost} is lost: it is started on another one")

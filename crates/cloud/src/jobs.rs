@@ -112,6 +112,8 @@ fn runs(machine: &Machine, run: u64, restart: u64) -> Option<Result<(), String>>
         }
         _ if machine.desired.deleted => Some(Err("it was removed before".to_owned())),
         _ if machine.desired.power == Power::Off => Some(Err("it was stopped before".to_owned())),
+        // It is begun anew for a restart, of this job or of another one.
+        Stage::Ended { .. } | Stage::Failed if machine.desired.restarts(seen) => None,
         Stage::Ended { .. } | Stage::Failed if seen.run >= run => Some(Err(reason())),
         _ => None,
     }

@@ -359,6 +359,8 @@ async fn those_with_all_their_data_on_volumes_go_on_elsewhere_by_a_word() {
     let always = from_volume_on(&world, &host, "always", Stage::Running).await;
     let never = from_volume_on(&world, &host, "never", Stage::Running).await;
     let booting = from_volume_on(&world, &host, "never", Stage::Booting).await;
+    let restarted = from_volume_on(&world, &host, "never", Stage::Running).await;
+    seen(&world, &restarted, |machine| machine.desired.restart = 1).await;
     let suspended = from_volume_on(&world, &host, "always", Stage::Suspended).await;
     // Its guest has not gone on from its memory yet, or could not.
     let resumed = from_volume_on(&world, &host, "always", Stage::Booting).await;
@@ -392,6 +394,7 @@ async fn those_with_all_their_data_on_volumes_go_on_elsewhere_by_a_word() {
         (&always, 2, "ended"),
         (&never, 1, "ended"),
         (&booting, 1, "waiting"),
+        (&restarted, 2, "ended"),
     ] {
         let machine = document(&world, id);
         let (placed, left) = (machine.host.clone(), machine.left_on.clone());
@@ -404,6 +407,9 @@ async fn those_with_all_their_data_on_volumes_go_on_elsewhere_by_a_word() {
     }
     assert_eq!(shown(&world, &always).0, "STARTING Pending");
     assert_eq!(shown(&world, &never).0, "STOPPED Unknown");
+    let (state, reason) = shown(&world, &restarted);
+    assert_eq!(state, "STARTING Pending");
+    assert!(reason.contains("started on another one"), "{reason}");
     for (id, why) in [
         (&suspended, "its memory"),
         (&resumed, "its memory"),

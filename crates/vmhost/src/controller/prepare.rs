@@ -57,6 +57,14 @@ pub(crate) enum PrepareError {
     /// Something it needs can't be had.
     #[error("{0}")]
     Missing(String),
+    /// A disk of its own is gone, or is none: nothing but somebody's hand changes that.
+    #[error("its root disk {path} {why}")]
+    Unfit {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        why: &'static str,
+    },
     /// A file of the machine.
     #[error("{path}: {source}")]
     File {
@@ -218,10 +226,8 @@ fn require_root_disk(machine: &Machine, folder: &Path) -> Result<(), PrepareErro
         matches!(looked, Err(error) if error.kind() == std::io::ErrorKind::NotFound)
     };
     if machine.first_started.is_some() && has_one && is_gone() {
-        return Err(PrepareError::Missing(format!(
-            "its root disk {} is gone: put it back and start it again, or kill the machine",
-            path.display()
-        )));
+        let why = "is gone: put it back and start it again, or kill the machine";
+        return Err(PrepareError::Unfit { path, why });
     }
     Ok(())
 }

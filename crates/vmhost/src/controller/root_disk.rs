@@ -27,6 +27,8 @@ enum Found {
     /// Made, but a power cut came before anything of it was on the disk: nothing of a guest is in it.
     Unwritten,
     Overlay,
+    /// Something else, which is left as it is.
+    NoDisk(&'static str),
 }
 
 /// Makes the overlay unless it is there. What can't be read is never taken for missing: it may hold a user's data.
@@ -40,7 +42,12 @@ pub(super) fn ensure(
         path: path.to_owned(),
         source,
     };
+    let unfit = |why| PrepareError::Unfit {
+        path: path.to_owned(),
+        why,
+    };
     match look(path).map_err(file)? {
+        Found::NoDisk(why) => return Err(unfit(why)),
         Found::Overlay => return Ok(()),
         Found::Nothing => {}
         Found::Unwritten => {
@@ -67,17 +74,15 @@ fn look(path: &Path) -> io::Result<Found> {
         return Ok(Found::Unwritten);
     }
     if has_data_elsewhere(&header) {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "its header names another file, which is not opened; it is left as it is: kill the machine",
+        return Ok(Found::NoDisk(
+            "has a header that names another file, which is not opened; it is left as it is: kill the machine",
         ));
     }
     if header.starts_with(&QCOW2_MAGIC) {
         return Ok(Found::Overlay);
     }
-    Err(io::Error::new(
-        io::ErrorKind::InvalidData,
-        "it is no qcow2 disk; it is left as it is: put the right file there, or kill the machine",
+    Ok(Found::NoDisk(
+        "is no qcow2 disk; it is left as it is: put the right file there and start it again, or kill the machine",
     ))
 }
 
@@ -143,8 +148,9 @@ mod tests {
         // Something else than a disk.
         std::fs::remove_file(&root).unwrap();
         std::fs::write(&root, [7; 4096]).unwrap();
-        let error = make(folder.path()).unwrap_err().to_string();
-        assert!(error.contains("no qcow2 disk"), "{error}");
+        let error = make(folder.path()).unwrap_err();
+        assert!(matches!(error, PrepareError::Unfit { .. }), "{error}");
+        assert!(error.to_string().contains("no qcow2 disk"), "{error}");
         assert_eq!(std::fs::read(&root).unwrap(), [7; 4096]);
     }
 

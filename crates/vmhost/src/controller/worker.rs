@@ -119,6 +119,8 @@ pub(super) struct Worker {
     restarts: u32,
     /// When the end of that moment is followed by a start.
     restart_at: Option<(Timestamp, Instant)>,
+    /// The run that could not be started, and can't be until somebody has mended what it needs.
+    hopeless: Option<u64>,
     resumed_at: Option<Instant>,
     /// What sends it to another host while its guest runs.
     going: Option<Way<()>>,
@@ -159,6 +161,7 @@ impl Worker {
             errors: 0,
             restarts: 0,
             restart_at: None,
+            hopeless: None,
             resumed_at: None,
             going: None,
             coming: None,

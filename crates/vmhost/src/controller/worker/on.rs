@@ -23,6 +23,11 @@ const STABLE: Duration = Duration::from_secs(300);
 /// How often a machine that was halted by a full disk is tried again.
 const RESUME_AGAIN: Duration = Duration::from_secs(5);
 
+/// Whether its run is to begin anew, by a wish that nothing was done about yet.
+pub(super) fn restarting(machine: &Machine) -> bool {
+    machine.desired.restarts(&machine.observed)
+}
+
 impl Worker {
     /// Wanted on.
     pub(super) async fn bring_up(
@@ -68,7 +73,7 @@ impl Worker {
                 self.hold(machine, state).await
             }
             Some(RunState::Prelaunch) => self.let_run(machine).await,
-            Some(RunState::ShutDown | RunState::Panicked) if self.restarting(machine) => {
+            Some(RunState::ShutDown | RunState::Panicked) if restarting(machine) => {
                 self.reset(machine).await
             }
             // It was asked to stop before it was asked to start again.
@@ -92,7 +97,7 @@ impl Worker {
                 Ok(sooner(next, Next::WaitUntil(until)))
             }
             Some(_) if rest == Some(Rest::Suspend) => self.save(machine).await,
-            Some(state) if rest == Some(Rest::Pause) && !self.restarting(machine) => {
+            Some(state) if rest == Some(Rest::Pause) && !restarting(machine) => {
                 self.hold(machine, state).await
             }
             Some(state @ (RunState::Paused | RunState::Other)) if was_halted => {
@@ -106,21 +111,12 @@ impl Worker {
         }
     }
 
-    pub(super) fn restarting(&self, machine: &Machine) -> bool {
-        machine.desired.restart > machine.observed.restart
-            && machine.observed.run == machine.desired.run
-    }
-
     /// The guest runs as wanted: report it, restart it if asked to, look after its volumes.
     pub(super) async fn running(&mut self, machine: &Cached<Machine>) -> Result<Next, StepError> {
         if machine.observed.stage != Stage::Running || machine.observed.run < machine.desired.run {
             let (run, accelerator) = (machine.desired.run, kind(self.shared.accelerator().kind));
             let stood_still = self.stood_still.take();
             report(&self.shared.documents, self.own(), |machine| {
-                // A new run begins with all restarts done.
-                if machine.observed.run < run {
-                    machine.observed.restart = machine.desired.restart;
-                }
                 enter(machine, Stage::Running, run);
                 if let (Some(passage), Some(stood_still)) =
                     (&mut machine.observed.passage, stood_still)
@@ -137,7 +133,7 @@ impl Worker {
             .await?;
             return Ok(Next::Again);
         }
-        if self.restarting(machine) {
+        if restarting(machine) {
             if !machine.desired.force
                 && let Some(until) = self.press(machine).await?
             {
@@ -202,7 +198,7 @@ impl Worker {
         machine: &Cached<Machine>,
         state: RunState,
     ) -> Result<Next, StepError> {
-        if self.restarting(machine) {
+        if restarting(machine) {
             // It can't obey a power button.
             return self.reset(machine).await;
         }
@@ -264,6 +260,11 @@ impl Worker {
         report(&self.shared.documents, self.own(), |machine| {
             enter(machine, Stage::Ended { cause }, run);
             machine.reason.clone_from(&reason);
+            if restarting(machine)
+                && let Some(reason) = &mut machine.reason
+            {
+                reason.push_str("; it is started again, for it was to be restarted");
+            }
             machine.accelerator = None;
         })
         .await?;
@@ -276,6 +277,9 @@ impl Worker {
         machine: &Cached<Machine>,
         cause: EndCause,
     ) -> Result<Next, StepError> {
+        if restarting(machine) {
+            return self.restart_anew(machine).await;
+        }
         let again = match (machine.restart_policy, cause) {
             (RestartPolicy::Never, _) | (_, EndCause::Requested) => false,
             (RestartPolicy::OnFailure, EndCause::GuestShutdown) => false,
@@ -286,15 +290,26 @@ impl Worker {
         self.begin_again(machine, again, at_once).await
     }
 
-    /// Could not be started. Who has run before and is to be kept running is tried again; who never ran waits for
-    /// somebody to look at it.
+    /// Could not be started. Who has run before and is to be kept running is tried again; who never ran, or has lost its
+    /// disk, waits for somebody to look at it.
     pub(super) async fn after_failure(
         &mut self,
         machine: &Cached<Machine>,
     ) -> Result<Next, StepError> {
-        let again =
-            machine.restart_policy != RestartPolicy::Never && machine.first_started.is_some();
+        if restarting(machine) {
+            return self.restart_anew(machine).await;
+        }
+        let again = machine.restart_policy != RestartPolicy::Never
+            && machine.first_started.is_some()
+            && self.hopeless != Some(machine.desired.run);
         self.begin_again(machine, again, false).await
+    }
+
+    /// Its run was over before it could be restarted as it was asked to be: whatever ended it, it begins anew.
+    async fn restart_anew(&mut self, machine: &Cached<Machine>) -> Result<Next, StepError> {
+        tracing::info!(vmid = %machine.vmid, "started again: its run ended before it was restarted");
+        self.restarts = 0;
+        self.start(machine).await
     }
 
     /// Starts a machine whose run is over, if it is to be, after a wait that grows from time to time.

@@ -12,7 +12,7 @@ use cimi::{
 };
 use documents::Cached;
 
-use super::{Next, StepError, Worker, blocking};
+use super::{Next, StepError, Worker, blocking, on::restarting};
 use crate::{
     RunState,
     controller::{
@@ -55,9 +55,6 @@ impl Worker {
             return self.settle_devices(machine).await;
         }
         report(&self.shared.documents, self.own(), |machine| {
-            if machine.observed.run < run {
-                machine.observed.restart = machine.desired.restart;
-            }
             enter(machine, Stage::Held, run);
             machine.reason = None;
         })
@@ -231,7 +228,7 @@ impl Worker {
             return Ok(in_a_moment());
         }
         self.forget_memory(machine).await?;
-        if self.restarting(machine) {
+        if restarting(machine) {
             return self.reset(machine).await;
         }
         self.set_links(machine).await?;

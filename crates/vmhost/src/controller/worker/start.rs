@@ -118,7 +118,9 @@ impl Worker {
                 if let Err(error) = self.unplug(machine).await {
                     tracing::warn!(vmid = %machine.vmid, %error, "its interfaces can't be given back yet");
                 }
-                let run = machine.desired.run;
+                let (run, restart) = (machine.desired.run, machine.desired.restart);
+                let unfit = matches!(error, StepError::Prepare(PrepareError::Unfit { .. }));
+                self.hopeless = unfit.then_some(run);
                 let has_memory = self.could_not_load(machine).await?;
                 let reason = if has_memory {
                     format!("its memory could not be read back, and is kept: {error}")
@@ -126,6 +128,8 @@ impl Worker {
                     error.to_string()
                 };
                 report(&self.shared.documents, self.own(), |machine| {
+                    // It was tried, and is not tried again for that.
+                    machine.observed.restart = restart;
                     enter(machine, Stage::Failed, run);
                     machine.observed.has_memory = has_memory;
                     machine.reason = Some(reason.clone());
@@ -163,10 +167,10 @@ impl Worker {
         spec.nics = nics;
         let has_memory = spec.memory.is_some();
         metrics::histogram!("stratus_machine_prepare_seconds").record(began.elapsed());
-        let run = machine.desired.run;
+        let (run, restart) = (machine.desired.run, machine.desired.restart);
         let booting = report(&self.shared.documents, self.own(), |machine| {
-            // A new process carries out every restart that was asked for so far.
-            machine.observed.restart = machine.desired.restart;
+            // A new process carries out every restart that was asked for before its memory was chosen.
+            machine.observed.restart = restart;
             enter(machine, Stage::Booting, run);
             machine.observed.has_memory = has_memory;
             machine.reason = None;
