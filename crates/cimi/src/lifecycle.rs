@@ -135,7 +135,7 @@ pub enum Rest {
 pub struct Desired {
     /// On or off.
     pub power: Power,
-    /// Counts the starts asked for; a run that ended by itself is not begun again until this rises.
+    /// Counts the starts asked for; a run that ended by itself is begun again when this rises, or for a restart that it hadn't had.
     pub run: u64,
     /// Counts the restarts asked for within runs.
     #[serde(default)]
