@@ -87,7 +87,7 @@ pub use load::{Filled, HostUse, Takes};
 pub use network::NetworkSettings;
 pub use quota::{PerUser, Quotas};
 pub use services::{
-    Duplex, FilesOfMachines, HostServices, ImageIntake, MeterReading, Metered, NoServices,
+    Duplex, FilesOfMachines, HostServices, ImageIntake, MeterReading, Metered, NoServices, Relay,
     Resolved, VolumesOfHosts,
 };
 pub use watch::{Since, Watched, Watching};

@@ -1,15 +1,18 @@
 //! What the rules need of the controllers beside documents: things that are streams, not state.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use async_trait::async_trait;
 use cimi::{
     HostId, MachineId, Timestamp,
     resources::{Image, Machine, VolumeUse},
 };
-use relay::Remote;
+use futures::future::BoxFuture;
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::UnixStream,
+};
 use tokio_util::sync::CancellationToken;
 use trust::TargetRequest;
 
@@ -159,13 +162,16 @@ pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for S {}
 
+/// Leads what a host says to a program of this computer and back, until either has ended; ends both when it is dropped.
+pub type Relay = Box<dyn FnOnce(UnixStream) -> BoxFuture<'static, io::Result<()>> + Send>;
+
 /// Where hosts that have joined get the volumes of their machines.
 #[async_trait]
 pub trait VolumesOfHosts: Send + Sync {
-    /// Shows a volume to this host, for this attachment, in NBD, until either end ends it, `until` is cancelled, or it is
+    /// Shows a volume to this host, for this attachment, in NBD by `relay`, until either end ends it, `until` is cancelled, or it is
     /// to have it no more. A host that doesn't get it hears nothing. When this returns, nobody writes it for the host: it is to be
     /// driven to its end.
-    async fn serve(&self, host: &HostId, of: &VolumeUse, stream: Remote, until: &CancellationToken);
+    async fn serve(&self, host: &HostId, of: &VolumeUse, relay: Relay, until: &CancellationToken);
 
     /// Shows a volume to this host by iSCSI, as the request that has come on `stream` asks for, and tells it there where; until
     /// either end ends it, `until` is cancelled, or it is to have it no more. A host that doesn't get it hears nothing. When this
@@ -252,7 +258,7 @@ impl VolumesOfHosts for NoServices {
         &self,
         _host: &HostId,
         _of: &VolumeUse,
-        _stream: Remote,
+        _relay: Relay,
         _until: &CancellationToken,
     ) {
     }

@@ -6,8 +6,8 @@
 //!
 //! A guest that reads in small pieces, one after the other, waits for each hop of each piece. So each way is a thread that blocks in
 //! the kernel until there is something, and sends it on with one call: in place of tasks, which wait for readiness first, read
-//! TLS in pieces of 4 KiB and share their threads with everything else. It costs two threads a connection, of which the kernel
-//! holds a few pages each while nothing is said.
+//! TLS in pieces of 4 KiB and share their threads with everything else. It costs two threads a connection, and room for what they
+//! have read at once: some pages where small pieces are said, half a MiB once large ones have gone both ways.
 
 #![forbid(unsafe_code)]
 
@@ -86,7 +86,8 @@ fn way(
         let _ = tell.send(lead(&ends));
     };
     let thread = thread::Builder::new().name(name.to_owned());
-    thread.stack_size(STACK_BYTES).spawn(work)?;
+    let begun = thread.stack_size(STACK_BYTES).spawn(work);
+    begun.map_err(|error| io::Error::other(format!("no more threads can be had: {error}")))?;
     Ok(async {
         told.await
             .map_err(|_| io::Error::other("its thread ended"))?
@@ -132,7 +133,7 @@ impl Ends {
                     tls.write_tls(&mut sealed)?;
                 }
             }
-            (&self.tcp).write_all(&sealed)?;
+            (&self.tcp).write_all(&sealed).map_err(in_words)?;
             if read == 0 {
                 self.tcp.shutdown(Shutdown::Write)?;
                 return Ok(sent);
@@ -180,6 +181,16 @@ impl Ends {
             }
             tls.read_tls(&mut sealed)?;
         }
+    }
+}
+
+/// What the time-out of a socket says, in words.
+fn in_words(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => {
+            io::Error::new(io::ErrorKind::TimedOut, "the other computer takes nothing")
+        }
+        _ => error,
     }
 }
 

@@ -5,7 +5,7 @@
 //! that connection, and with this program: whoever uses the volume from afar connects anew, and what was written until then is
 //! in the file. So who may write a volume is decided in one place, and [`Exports::end`] ends it for good.
 
-mod aio;
+mod io_uring;
 mod iscsi;
 mod login;
 mod portal;
@@ -29,7 +29,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::{Arc, OnceLock},
+    sync::Arc,
     thread,
     time::Duration,
 };
@@ -41,10 +41,9 @@ use serde_json::json;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use self::aio::Aio;
+use self::io_uring::IoUring;
 pub use self::{
     iscsi::TargetDaemon,
-    login::ask_portal,
     portal::Portal,
     server::VolumeServer,
     targets::{Offer, Targets, WhyTarget},
@@ -73,8 +72,7 @@ pub struct StorageDaemon {
     program: PathBuf,
     /// Where sockets are made, for a moment.
     folder: PathBuf,
-    /// How its processes read and write files, once it was asked.
-    aio: Arc<OnceLock<Aio>>,
+    uring: Arc<IoUring>,
 }
 
 /// Which volumes are shown, by name. Clones are of the same.
@@ -209,6 +207,13 @@ impl Shown {
         let _ = (&mut self.ended).await;
     }
 
+    /// Ends it; what it said. Blocks.
+    fn end_and_hear(mut self) -> String {
+        self.kill();
+        let ended = std::mem::replace(&mut self.ended, oneshot::channel().1);
+        ended.blocking_recv().unwrap_or_default()
+    }
+
     fn kill(&self) {
         // It fails only if the process has ended.
         let _ = pidfd_send_signal(&self.process, Signal::KILL);
@@ -222,7 +227,8 @@ impl Drop for Shown {
 }
 
 impl StorageDaemon {
-    /// The program at this absolute path. In `folder`, which is made, are sockets for a moment each.
+    /// The program at this absolute path. In `folder`, which is made, are sockets for a moment each. From now on it is tried, beside,
+    /// whether its processes can have `io_uring`.
     ///
     /// # Errors
     /// [`Error::NotFound`] if there is no such program, [`Error::Io`].
@@ -243,11 +249,13 @@ impl StorageDaemon {
             let left = left.map_err(Error::io("read", &folder))?;
             fs::remove_file(left.path()).map_err(Error::io("remove", &left.path()))?;
         }
-        Ok(Self {
+        let daemon = Self {
             program: program.to_owned(),
             folder,
-            aio: Arc::default(),
-        })
+            uring: Arc::default(),
+        };
+        daemon.try_io_uring();
+        Ok(daemon)
     }
 
     /// Shows a volume, its top file first, by a process of this user and group when we are root: what is said in NBD goes by the
@@ -291,11 +299,7 @@ impl StorageDaemon {
         user: Option<u32>,
     ) -> Result<(Shown, tokio::net::UnixStream), Error> {
         let daemon = self.clone();
-        let started = tokio::task::spawn_blocking(move || {
-            let aio = daemon.aio(user);
-            daemon.start(&what, aio, user)
-        });
-        let started = started.await;
+        let started = tokio::task::spawn_blocking(move || daemon.start(&what, user)).await;
         let (stream, shown) = started.map_err(|_| Error::Tool {
             program: "qemu-storage-daemon".to_owned(),
             reason: "it could not be started".to_owned(),
@@ -341,12 +345,7 @@ impl StorageDaemon {
         self.started(what, user).await
     }
 
-    fn start(
-        &self,
-        what: &What,
-        aio: Aio,
-        user: Option<u32>,
-    ) -> Result<(UnixStream, Shown), Error> {
+    fn start(&self, what: &What, user: Option<u32>) -> Result<(UnixStream, Shown), Error> {
         let parts = &what.parts;
         let user = user.filter(|_| rustix::process::geteuid().is_root());
         let mut files = Vec::with_capacity(parts.len() + 1);
@@ -355,6 +354,10 @@ impl StorageDaemon {
         }
         let failed = Error::io("listen in", &self.folder);
         let (listener, stream) = self.socket().map_err(failed)?;
+        let aio = match what.is_tried || self.uring.is_had() {
+            true => "io_uring",
+            false => "threads",
+        };
         let mut arguments = blocks(what, aio, &files);
         let listener = File::from(OwnedFd::from(listener));
         arguments.extend([
@@ -400,7 +403,7 @@ impl StorageDaemon {
     ) -> Result<Shown, Error> {
         let (tell_start, started) = std::sync::mpsc::sync_channel(1);
         let (tell_end, ended) = oneshot::channel();
-        let program = self.program.clone();
+        let (program, uring) = (self.program.clone(), Arc::clone(&self.uring));
         // A thread of its own: the process dies with the thread that started it.
         let work = move || {
             let mut command = Command::new(&program);
@@ -439,6 +442,7 @@ impl StorageDaemon {
                 }
             };
             if let Some(volume) = volume.filter(|_| !said.is_empty()) {
+                uring.hear(&said);
                 tracing::warn!(volume, said, "of a volume that is shown to another host");
             }
             let _ = tell_end.send(said);
@@ -490,7 +494,7 @@ struct What {
     is_blank: bool,
     /// It counts only once it is whole.
     is_copied: bool,
-    /// It is nobody's: what the process says is asked for.
+    /// It is nobody's, and shown to see whether `io_uring` can be had.
     is_tried: bool,
 }
 
@@ -516,7 +520,7 @@ fn opened(part: &Part, is_top: bool, user: Option<u32>) -> Result<File, Error> {
 }
 
 /// The files as block nodes, from the bottom up; `d0` is the volume. Without files it is one that is broken.
-fn blocks(what: &What, aio: Aio, files: &[File]) -> Vec<String> {
+fn blocks(what: &What, aio: &str, files: &[File]) -> Vec<String> {
     let parts = &what.parts;
     let mut arguments = Vec::new();
     if parts.is_empty() {
@@ -554,7 +558,7 @@ fn blocks(what: &What, aio: Aio, files: &[File]) -> Vec<String> {
             json!({
                 "driver": "file", "node-name": format!("f{depth}"),
                 "filename": format!("/proc/self/fd/{}", file.as_raw_fd()),
-                "read-only": read_only, "auto-read-only": false, "discard": "unmap", "aio": aio.name(),
+                "read-only": read_only, "auto-read-only": false, "discard": "unmap", "aio": aio,
             }),
             json!({
                 "driver": driver, "node-name": format!("d{depth}"), "file": format!("f{depth}"),

@@ -12,9 +12,7 @@ use cimi::{
     HostId, Timestamp,
     resources::{Volume, VolumeLocation},
 };
-use storage::exports::{
-    Offer, Portal, TargetDaemon, Targets, User, VolumeServer, WhyTarget, ask_portal,
-};
+use storage::exports::{Offer, Portal, TargetDaemon, Targets, User, VolumeServer, WhyTarget};
 use store::{Key, Revision, Tenure};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -408,48 +406,6 @@ async fn what_a_former_connection_still_says_is_not_written_over_what_its_next_o
     assert_eq!((block(&world, 0), block(&world, 1)), (b'd', b'd'));
     end.cancel();
     showing.await.expect("it ends");
-    assert!(processes(&world).is_empty());
-    portal.abort();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_portal_tells_whether_it_would_let_an_attachment_log_in_and_cuts_nobody_off() {
-    if is_skipped() {
-        return;
-    }
-    let (world, portal) = world().await;
-    let user = user(&world);
-    let offer = offered(&world.server, &user, WhyTarget::Anew).await;
-    let (way, at) = (Way::to(&offer), offer.portal);
-    let ask = async |target: &str, initiator: &str| {
-        let asked = timeout(PATIENCE, ask_portal(at, target, initiator)).await;
-        asked.expect("in time").map_err(|error| error.to_string())
-    };
-    let (end, showing) = shown(&user, offer);
-    // Before anybody has logged in, and beside who has.
-    assert_eq!(ask(&way.target, &way.initiator).await, Ok(()));
-    let mut initiator = Initiator::that_begins(&way, 1).await;
-    initiator.logs_in().await;
-    for byte in *b"ab" {
-        for _ in 0..8 {
-            assert_eq!(ask(&way.target, &way.initiator).await, Ok(()));
-        }
-        initiator.writes(0, byte, BLOCK_BYTES).await;
-        assert_eq!(initiator.is_answered().await, 0);
-        assert_eq!(block(&world, 0), byte);
-    }
-    // Another attachment it doesn't know; nor this one, when it is over.
-    let other = format!("{}x", way.initiator);
-    let refused = ask(&way.target, &other).await;
-    let refused = refused.expect_err("it isn't shown to that");
-    assert!(
-        refused.contains("doesn't lead this host there"),
-        "{refused}"
-    );
-    end.cancel();
-    showing.await.expect("it ends");
-    let over = ask(&way.target, &way.initiator).await;
-    over.expect_err("it is over");
     assert!(processes(&world).is_empty());
     portal.abort();
 }

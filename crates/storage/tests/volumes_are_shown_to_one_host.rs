@@ -133,7 +133,8 @@ impl World {
                 let (server, user, until) = (server.clone(), user.clone(), until.clone());
                 tokio::spawn(async move {
                     let relay = async |mut shown: UnixStream| {
-                        let _ = tokio::io::copy_bidirectional(&mut stream, &mut shown).await;
+                        let led = tokio::io::copy_bidirectional(&mut stream, &mut shown).await;
+                        led.map(drop)
                     };
                     server.serve(&user, relay, &until).await;
                 });
@@ -291,7 +292,11 @@ async fn volumes_are_shown_by_io_uring_where_it_can_be_had() {
             std::fs::set_permissions(path, Clone::clone(&executable)).expect("its mode");
         }
         let exports = world.dir.path().join("exports");
-        world.server.daemon = Some(StorageDaemon::at(&program, exports).expect("the program"));
+        let daemon = StorageDaemon::at(&program, exports).expect("the program");
+        let tried = daemon.clone();
+        let has = tokio::task::spawn_blocking(move || tried.has_io_uring()).await;
+        assert_eq!(has.expect("it was tried"), expected, "{does}");
+        world.server.daemon = Some(daemon);
         let door = world.door(&world.host.clone(), "door");
         let asked = said(&door, &["write -P 7 0 4k", "read -P 7 0 4k"]).await;
         assert!(asked.status.success(), "{does}: {}", text(&asked));

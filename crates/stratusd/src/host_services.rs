@@ -9,13 +9,12 @@ use cimi::{
 };
 use cloud::{
     ByteStream, Check, CloudError, Console, ConsoleRange, Download, DownloadRequest, Duplex,
-    FilesOfMachines, HostServices, ImageIntake, MeterReading, Metered, Resolved, Upload,
+    FilesOfMachines, HostServices, ImageIntake, MeterReading, Metered, Relay, Resolved, Upload,
     VolumesOfHosts,
 };
 use documents::Documents;
 use doors::CrossingEnd;
 use futures::{FutureExt as _, future::BoxFuture};
-use relay::{Remote, relay};
 use serde::Serialize;
 use serde_json::{Value, json};
 use storage::{
@@ -511,13 +510,7 @@ pub(crate) struct VolumesHere(pub(crate) Option<VolumeServer>);
 
 #[async_trait]
 impl VolumesOfHosts for VolumesHere {
-    async fn serve(
-        &self,
-        host: &HostId,
-        of: &VolumeUse,
-        stream: Remote,
-        until: &CancellationToken,
-    ) {
+    async fn serve(&self, host: &HostId, of: &VolumeUse, relay: Relay, until: &CancellationToken) {
         let Some(server) = &self.0 else {
             tracing::debug!(%host, volume = %of.volume, "a host asks for a volume that isn't kept here");
             return;
@@ -526,8 +519,7 @@ impl VolumesOfHosts for VolumesHere {
             host: host.clone(),
             of: of.clone(),
         };
-        let relayed = |local| relay(stream, local);
-        server.serve(&user, relayed, until).await;
+        server.serve(&user, relay, until).await;
     }
 
     async fn show_target(

@@ -25,7 +25,6 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "mail",
             "network",
             "placement",
-            "relay",
             "store",
             "trust",
         ],

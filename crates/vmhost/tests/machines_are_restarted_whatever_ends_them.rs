@@ -122,3 +122,21 @@ async fn a_paused_guest_that_is_started_and_then_restarted_is_reset() {
     assert_eq!((machine.observed.run, machine.observed.restart), (2, 1));
     world.settles().await;
 }
+
+/// Not when the machine is wanted on again before the stop is over, either.
+#[tokio::test]
+async fn a_stop_ends_a_restart_that_was_asked_for_before() {
+    let world = patient().await;
+    let id = world.running(json!({})).await;
+    world.guest(&id).ignore_power_button(true);
+    world.act(&id, "restart", false).await;
+    world.act(&id, "stop", false).await;
+    let is_void = |machine: &Machine| machine.observed.restart == machine.desired.restart;
+    world.until(&id, "a restart that is over", is_void).await;
+    assert!(world.lives(&id), "its guest has not obeyed yet");
+    world.guest(&id).halt();
+    world.phase(&id, Phase::Stopped).await;
+    let job = world.act(&id, "start", false).await;
+    world.succeeds(&job).await;
+    world.settles().await;
+}

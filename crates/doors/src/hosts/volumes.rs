@@ -4,7 +4,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use cimi::HostId;
 use cloud::Duplex;
-use relay::Remote;
+use futures::{FutureExt as _, TryFutureExt as _};
+use relay::{Remote, relay};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use tokio::{io::AsyncReadExt as _, net::TcpStream, time::timeout};
 use tokio_rustls::server::TlsStream;
@@ -40,7 +41,8 @@ impl HostDoor {
             return;
         }
         let serve = async |until: &CancellationToken| {
-            self.volumes.serve(&host, &of, stream, until).await;
+            let relay = Box::new(|local| relay(stream, local).map_ok(drop).boxed());
+            self.volumes.serve(&host, &of, relay, until).await;
         };
         self.to_the_end((peer, &seat), ending, serve).await;
     }

@@ -19,13 +19,12 @@ use cimi::{
     resources::{Machine, VolumeUse},
     testing as documents_of,
 };
-use cloud::{Cloud, Duplex, ImageIntake, NoServices, OpContext, VolumesOfHosts, testing};
+use cloud::{Cloud, Duplex, ImageIntake, NoServices, OpContext, Relay, VolumesOfHosts, testing};
 use documents::Documents;
 use doors::{Doors, HostCalls, HostDoor, Limits, Running, Server, Settings, tls};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use relay::Remote;
 use rustls::{
     ClientConfig,
     crypto::ring,
@@ -38,7 +37,7 @@ use store::{
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    net::{TcpStream, UnixStream},
     sync::watch,
     task::{JoinHandle, JoinSet},
     time::timeout,
@@ -156,14 +155,11 @@ impl Volumes {
 
 #[async_trait]
 impl VolumesOfHosts for Volumes {
-    async fn serve(
-        &self,
-        host: &HostId,
-        of: &VolumeUse,
-        mut stream: Remote,
-        until: &CancellationToken,
-    ) {
-        self.show(host, of, &mut stream, until).await;
+    async fn serve(&self, host: &HostId, of: &VolumeUse, relay: Relay, until: &CancellationToken) {
+        let (mut shown, local) = UnixStream::pair().unwrap();
+        let relayed = relay(local);
+        let showing = self.show(host, of, &mut shown, until);
+        let _ = tokio::join!(showing, until.run_until_cancelled(relayed));
     }
 
     async fn show_target(

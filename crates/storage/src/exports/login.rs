@@ -2,7 +2,7 @@
 //!
 //! One request, one answer, each passed on whole, and nothing else: an initiator that says more meanwhile isn't heard before it is in.
 
-use std::{io, net::SocketAddr};
+use std::io;
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -17,61 +17,16 @@ const WORDS_BYTES: usize = 8192;
 /// A request to log in, which comes at once, and its answer.
 const LOGIN: u8 = 0x43;
 const ANSWER: u8 = 0x23;
-/// Where a request or answer says which stage it is of and what comes next, and that it goes on to what isn't the login any more.
+/// Where an answer says what comes next, and that it goes on to what isn't the login any more.
 const STAGE_AT: usize = 1;
 const TRANSIT: u8 = 0x80;
 const NEXT_STAGE: u8 = 0x03;
 const ALL_FEATURES: u8 = 3;
-/// That who it is, is to be shown first, and then the rest negotiated.
-const WHO_IT_IS: u8 = 0x01;
-/// Where an initiator says which session it is to be, and that this is a random one.
-const SESSION_AT: usize = 8;
-const RANDOM: u8 = 0x80;
 /// Where an answer says whether the initiator may go on.
 const STATUS_CLASS_AT: usize = 36;
 
 /// Of an initiator to a target, by their names.
 pub(super) type Pair = (String, String);
-
-/// Whether a portal would let this initiator of that target show who it is: it is asked in the first words of a login, and no more is
-/// said, so that whoever has logged in stays. What serves one connection is started there for it.
-///
-/// # Errors
-/// Why it wouldn't, or couldn't be asked. It may take for ever.
-pub async fn ask_portal(portal: SocketAddr, target: &str, initiator: &str) -> io::Result<()> {
-    let mut stream = TcpStream::connect(portal).await?;
-    stream.write_all(&request(target, initiator)).await?;
-    let answer = whole(&mut stream, ANSWER).await;
-    let answer = answer.map_err(|error| match error.kind() {
-        // Nobody is told which targets there are.
-        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => io::Error::other(
-            "it doesn't lead this host there; the log of the daemon there says why",
-        ),
-        _ => error,
-    })?;
-    match says(&answer) {
-        Says::In | Says::GoOn => Ok(()),
-        Says::No => Err(io::Error::other("it refuses this host")),
-    }
-}
-
-/// The first request of an initiator that would then show who it is.
-fn request(target: &str, initiator: &str) -> Vec<u8> {
-    let text = format!(
-        "InitiatorName={initiator}\0TargetName={target}\0SessionType=Normal\0AuthMethod=CHAP\0"
-    );
-    let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
-    let [_, a, b, c] = length.to_be_bytes();
-    let mut header = [0; HEADER_BYTES];
-    header[0] = LOGIN;
-    header[STAGE_AT] = WHO_IT_IS;
-    header[SESSION_AT] = RANDOM;
-    header[DATA_BYTES_AT..DATA_BYTES_AT + 3].copy_from_slice(&[a, b, c]);
-    let mut words = header.to_vec();
-    words.extend_from_slice(text.as_bytes());
-    words.resize(words.len().next_multiple_of(4), 0);
-    words
-}
 
 /// The first request of an initiator.
 pub(super) async fn first_words(initiator: &mut TcpStream) -> io::Result<Vec<u8>> {
@@ -180,17 +135,6 @@ mod tests {
             None,
             "nobody is told what there is"
         );
-    }
-
-    #[test]
-    fn whoever_asks_says_whom_it_would_want() {
-        for name in ["iqn.b", "iqn.bc", "iqn.bcd", "iqn.bcde"] {
-            let words = request(name, "iqn.a");
-            let more = length_of(&words, LOGIN);
-            assert_eq!(more, Some(words.len() - HEADER_BYTES));
-            let pair = (name.to_owned(), "iqn.a".to_owned());
-            assert_eq!(named(&words), Some(pair));
-        }
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! use first of all, and with it the process that writes the volume: a host that is cut off by the network, or that doesn't do
 //! what it is told, writes nothing any more.
 
+use std::io;
+
 use cimi::resources::{MediumFormat, VolumeLocation};
 use documents::Documents;
 use store::{Tenure, cache::Changed};
@@ -44,7 +46,7 @@ impl VolumeServer {
     /// Shows a volume to a host that is known, until `relay` has led what is said in NBD between them to its end, `until` is
     /// cancelled, or somebody else is to have it: then what `relay` gave is dropped. When this returns, nobody writes it for
     /// that host. To be driven to its end.
-    pub async fn serve<R: Future>(
+    pub async fn serve<R: Future<Output = io::Result<()>>>(
         &self,
         user: &User,
         relay: impl FnOnce(UnixStream) -> R,
@@ -57,7 +59,7 @@ impl VolumeServer {
         }
     }
 
-    async fn shown<R: Future>(
+    async fn shown<R: Future<Output = io::Result<()>>>(
         &self,
         user: &User,
         relay: impl FnOnce(UnixStream) -> R,
@@ -77,6 +79,9 @@ impl VolumeServer {
         };
         // From here on, whoever changes who has it finds the claim.
         let found = self.find(user)?;
+        if self.tenure.as_ref().is_some_and(|tenure| !tenure.is_held()) {
+            return Err("this daemon can't say any more that it keeps the volumes".to_owned());
+        }
         let uid = self.uid_base.map(|base| base + found.vmid % USERS);
         let shown = daemon.show(found.parts, uid).await;
         let (shown, stream) = shown.map_err(|error| error.to_string())?;
@@ -88,10 +93,17 @@ impl VolumeServer {
             }
         };
         let why = tokio::select! {
+            biased;
             () = tenure_ends => "another daemon may keep the volumes now",
             () = claim.cut() => "somebody else is to have it",
             () = until.cancelled() => "its connection is to end",
-            _ = relay(stream) => "its connection ended",
+            relayed = relay(stream) => match relayed {
+                Ok(()) => "its connection ended",
+                Err(error) => {
+                    tracing::warn!(host = %user.host, volume = %user.of.volume, %error, "the connection to a host broke");
+                    "its connection broke"
+                }
+            },
         };
         shown.end().await;
         // Before the next one can have it, so that a log tells who had it when.

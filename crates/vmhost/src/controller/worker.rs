@@ -119,8 +119,6 @@ pub(super) struct Worker {
     restarts: u32,
     /// When the end of that moment is followed by a start.
     restart_at: Option<(Timestamp, Instant)>,
-    /// The run that could not be started, and can't be until somebody has mended what it needs.
-    hopeless: Option<u64>,
     resumed_at: Option<Instant>,
     /// What sends it to another host while its guest runs.
     going: Option<Way<()>>,
@@ -161,7 +159,6 @@ impl Worker {
             errors: 0,
             restarts: 0,
             restart_at: None,
-            hopeless: None,
             resumed_at: None,
             going: None,
             coming: None,
@@ -413,10 +410,11 @@ impl Worker {
 
     /// Opens the ways to its volumes, which ended with who was here before. Until they are there again QEMU doesn't even stop.
     async fn lead_to_volumes(&self, machine: &Machine) -> Result<(), StepError> {
-        for attached in &machine.volumes {
-            let Err(error) = prepare::ready(&self.shared, machine, attached).await else {
-                continue;
-            };
+        let volumes = machine.volumes.iter();
+        let ready = volumes.map(|attached| prepare::ready(&self.shared, machine, attached));
+        let ready = futures::future::join_all(ready).await;
+        for (attached, ready) in machine.volumes.iter().zip(ready) {
+            let Err(error) = ready else { continue };
             if machine.observed.stage == Stage::Crossing {
                 // It has come halted: nobody else may still write them when its guest goes on.
                 return Err(error.into());

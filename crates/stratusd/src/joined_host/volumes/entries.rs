@@ -1,4 +1,5 @@
-//! The entries of the cloud, of which one is asked for a volume: which one, is found without waiting for one that is dead.
+//! The entries of the cloud, of which one is asked for a volume: which one, is found without waiting for one that can't be connected
+//! to.
 //!
 //! They are connected to in turn, each a little after the one before (as by RFC 8305), and whoever is connected to first is asked. It is
 //! the only one: to be asked for a volume is to take it from whoever has it. If it refuses, all is done again with those that are left.
@@ -20,7 +21,7 @@ use tokio_rustls::client::TlsStream;
 use crate::joining;
 
 /// How long an entry may take to be connected to.
-const CONNECTING: Duration = Duration::from_secs(4);
+pub(super) const CONNECTING: Duration = Duration::from_secs(4);
 /// How long it may take before the next one is tried beside it.
 const ALONE: Duration = Duration::from_millis(250);
 

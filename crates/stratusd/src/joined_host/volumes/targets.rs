@@ -30,9 +30,9 @@ use cimi::{
 use documents::Documents;
 use parking_lot::Mutex;
 use rustls::ClientConfig;
-use storage::exports::ask_portal;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
     time::timeout,
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -47,7 +47,7 @@ use vmhost::{
     launch_spec::IscsiTarget,
 };
 
-use super::{Connected, Disk, Inner, NotGiven, WhyNot, socket_of};
+use super::{Connected, Disk, Inner, NotGiven, WhyNot, entries::CONNECTING, socket_of};
 
 /// How long an entry may take to show a volume: who had it ends first, and a process is started.
 const SHOWING: Duration = Duration::from_secs(15);
@@ -228,37 +228,37 @@ impl Inner {
         Ok(Some(place))
     }
 
-    /// Whether the portal of a volume's target would let this attachment log in; none: it is used in NBD.
+    /// Whether a volume is shown at a portal that this host gets at; none: it is used in NBD. A login isn't tried: that would take
+    /// the process that is ready there for QEMU, which is halted while it waits for another one.
     pub(super) async fn portal_answers(
         &self,
         by: &VolumeUser,
         attached: &AttachedVolume,
     ) -> Option<Result<(), String>> {
         let of = (by.machine.clone(), volume_disk(attached));
-        let shown = match self.targets.held.lock().get(&of) {
+        let volume = &attached.volume;
+        let portal = match self.targets.held.lock().get(&of) {
             Some(held) if held.is_of(by) => {
-                held.is_shown.load(Relaxed).then(|| held.target.clone())
+                held.is_shown.load(Relaxed).then_some(held.target.portal)
             }
             // Asked for it in NBD, an entry would take it from its target.
             _ if is_kept(by, &of.1) => None,
             _ => return None,
         };
-        let asked = async {
-            let shown = shown.ok_or("it isn't shown by iSCSI just now")?;
-            let portal = shown.portal;
-            let asked = ask_portal(portal, &shown.target, &shown.initiator);
-            let why = match timeout(SHOWING, asked).await {
-                Ok(answered) => answered.err().map(|error| error.to_string()),
-                Err(_) => Some("it doesn't answer in time".to_owned()),
-            };
-            why.map_or(Ok(()), |why| {
-                Err(format!(
-                    "this host can't get it at the iSCSI portal {portal}: {why}"
-                ))
-            })
+        let Some(portal) = portal else {
+            return Some(Err(format!(
+                "waits for {volume}: it isn't shown by iSCSI just now"
+            )));
         };
-        let asked: Result<(), String> = asked.await;
-        Some(asked.map_err(|why| format!("waits for {}: {why}", attached.volume)))
+        let connected = timeout(CONNECTING, TcpStream::connect(portal)).await;
+        let why = match connected {
+            Ok(Ok(_)) => return Some(Ok(())),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it doesn't answer in time".to_owned(),
+        };
+        Some(Err(format!(
+            "waits for {volume}: this host can't reach the iSCSI portal {portal}: {why}"
+        )))
     }
 
     /// Has all fail that a guest still wants of a disk that it has by iSCSI; whether that is so.

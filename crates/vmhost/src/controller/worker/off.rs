@@ -221,6 +221,10 @@ impl Worker {
         machine: &Cached<Machine>,
         state: Option<RunState>,
     ) -> Result<Next, StepError> {
+        // Who is wanted off is restarted no more, also if it is wanted on again before it is off.
+        if machine.desired.restart > machine.observed.restart {
+            return self.restarted(machine).await;
+        }
         if let Some(state) = state {
             if !machine.desired.force && self.wakes(machine, state).await? {
                 return Ok(Next::Again);

@@ -69,6 +69,10 @@ impl Worker {
                 Stage::Failed => self.after_failure(machine).await,
                 Stage::Releasing => self.settle_devices(machine).await,
             },
+            // It has executed nothing yet: every restart that was asked for is carried out by it.
+            Some(RunState::Prelaunch) if machine.desired.restart > seen.restart => {
+                self.restarted(machine).await
+            }
             Some(state @ RunState::Prelaunch) if rest == Some(Rest::Pause) => {
                 self.hold(machine, state).await
             }
@@ -183,6 +187,11 @@ impl Worker {
         live.handle.reset().await?;
         live.handle.cont().await?;
         self.pressed = None;
+        self.restarted(machine).await
+    }
+
+    /// No restart that was asked for so far is still to be carried out.
+    pub(super) async fn restarted(&self, machine: &Machine) -> Result<Next, StepError> {
         let restart = machine.desired.restart;
         report(&self.shared.documents, self.own(), |machine| {
             machine.observed.restart = restart;
@@ -290,8 +299,8 @@ impl Worker {
         self.begin_again(machine, again, at_once).await
     }
 
-    /// Could not be started. Who has run before and is to be kept running is tried again; who never ran, or has lost its
-    /// disk, waits for somebody to look at it.
+    /// Could not be started. Who has run before and is to be kept running is tried again; who never ran waits for somebody to look
+    /// at it.
     pub(super) async fn after_failure(
         &mut self,
         machine: &Cached<Machine>,
@@ -299,9 +308,8 @@ impl Worker {
         if restarting(machine) {
             return self.restart_anew(machine).await;
         }
-        let again = machine.restart_policy != RestartPolicy::Never
-            && machine.first_started.is_some()
-            && self.hopeless != Some(machine.desired.run);
+        let again =
+            machine.restart_policy != RestartPolicy::Never && machine.first_started.is_some();
         self.begin_again(machine, again, false).await
     }
 

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use cimi::{
-    lifecycle::Stage,
+    lifecycle::{Power, Stage},
     resources::{Endpoint, Machine},
 };
 use documents::Cached;
@@ -119,8 +119,6 @@ impl Worker {
                     tracing::warn!(vmid = %machine.vmid, %error, "its interfaces can't be given back yet");
                 }
                 let (run, restart) = (machine.desired.run, machine.desired.restart);
-                let unfit = matches!(error, StepError::Prepare(PrepareError::Unfit { .. }));
-                self.hopeless = unfit.then_some(run);
                 let has_memory = self.could_not_load(machine).await?;
                 let reason = if has_memory {
                     format!("its memory could not be read back, and is kept: {error}")
@@ -168,7 +166,13 @@ impl Worker {
         let has_memory = spec.memory.is_some();
         metrics::histogram!("stratus_machine_prepare_seconds").record(began.elapsed());
         let (run, restart) = (machine.desired.run, machine.desired.restart);
+        let mut stays_off = false;
         let booting = report(&self.shared.documents, self.own(), |machine| {
+            let desired = &machine.desired;
+            stays_off = machine.disk_is_left() && (desired.deleted || desired.power == Power::Off);
+            if stays_off {
+                return;
+            }
             // A new process carries out every restart that was asked for before its memory was chosen.
             machine.observed.restart = restart;
             enter(machine, Stage::Booting, run);
@@ -177,13 +181,17 @@ impl Worker {
             machine.ssh.clone_from(&ssh);
         });
         let hypervisor = &self.shared.hypervisor;
-        let launched = if ssh == machine.ssh {
+        let launched = if ssh == machine.ssh && !machine.disk_is_left() {
             let (launched, reported) = tokio::join!(hypervisor.launch(spec), booting);
             // Connected first: whatever happens to the report, the process is not to be lost.
             launched.map(|handle| (handle, reported))
         } else {
-            // The port must be known before anybody listens on it, lest it be given to another machine after a crash.
+            // The port must be known before anybody listens on it, lest it be given to another machine after a crash. And from a disk
+            // that was left an image may be made from now on, unless it is known that it is written again.
             booting.await?;
+            if stays_off {
+                return self.unplug(machine).await;
+            }
             hypervisor
                 .launch(spec)
                 .await
