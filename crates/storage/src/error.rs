@@ -250,9 +250,23 @@ impl Error {
         }
     }
 
-    /// Whether it is this very file that can't be used, as far as the system says.
-    pub(crate) fn is_of(&self, file: &Path) -> bool {
-        matches!(self, Self::Io { path, .. } if path == file)
+    /// Whether this very file is gone from its folder, or its medium is broken: that rarely mends itself. Whatever else the
+    /// system says (too many open files, no memory, a file system that isn't mounted or doesn't answer) passes. Blocks.
+    pub(crate) fn is_loss_of(&self, file: &Path) -> bool {
+        use rustix::io::Errno;
+        let Self::Io { path, source, .. } = self else {
+            return false;
+        };
+        let folder_is_there = || {
+            let folder = file.parent().map(Path::try_exists);
+            matches!(folder, Some(Ok(true)))
+        };
+        path == file
+            && match Errno::from_io_error(source) {
+                Some(Errno::IO) => true,
+                Some(Errno::NOENT) => folder_is_there(),
+                _ => false,
+            }
     }
 
     /// For `map_err` on file system calls: `Error::io("create", path)`.
@@ -276,5 +290,36 @@ impl Error {
             path,
             source: Arc::new(errno.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn what_passes_is_no_loss_of_a_file() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (there, nowhere) = (folder.path().join("disk"), folder.path().join("no/disk"));
+        let lost = |errno: Errno, path: &Path, file: &Path| {
+            Error::errno("open", path)(errno).is_loss_of(file)
+        };
+        assert!(lost(Errno::IO, &there, &there));
+        assert!(lost(Errno::IO, &nowhere, &nowhere));
+        assert!(lost(Errno::NOENT, &there, &there));
+        assert!(!lost(Errno::NOENT, &nowhere, &nowhere));
+        for passes in [
+            Errno::MFILE,
+            Errno::NOMEM,
+            Errno::STALE,
+            Errno::TIMEDOUT,
+            Errno::ACCESS,
+        ] {
+            assert!(!lost(passes, &there, &there), "{passes}");
+        }
+        // Of another file nothing is known.
+        assert!(!lost(Errno::IO, &nowhere, &there));
     }
 }

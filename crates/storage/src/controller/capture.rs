@@ -86,14 +86,16 @@ impl StorageController {
             Place::Here => {
                 let overlay = self.overlay_here(capture);
                 let disk = overlay.as_ref().ok().map(|overlay| overlay.path.clone());
-                match self.save_disk(read, capture, overlay, &transfer).await {
-                    // As one that its host can't read: not for ever.
-                    Err(error) if disk.is_some_and(|disk| error.is_of(&disk)) => {
+                let brought = self.save_disk(read, capture, overlay, &transfer).await;
+                // As one that its host can't read: not for ever.
+                if let (Err(error), Some(disk)) = (&brought, disk) {
+                    let failed = error.clone();
+                    if blocking(move || Ok(failed.is_loss_of(&disk))).await? {
                         let why = format!("{error}: put the machine's root disk back as it was");
                         return self.not_now(local, attempt, true, &why).await;
                     }
-                    brought => brought,
                 }
+                brought
             }
             Place::On(host) => {
                 let disk_bytes = self.disk_bytes(capture);

@@ -366,6 +366,48 @@ async fn a_disk_that_is_gone_is_named_and_not_waited_for_without_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_out_of_reach_for_now_is_waited_for() {
+    let mut world = World::new().await;
+    let Some(saved) = saved(&mut world).await else {
+        return;
+    };
+    ended(&world, &saved).await;
+    let folder = saved.overlay.parent().expect("folder");
+    let machines = folder.parent().expect("the folder of machines");
+    let aside = machines.with_extension("aside");
+    let mut settings = settings(&world);
+    settings.fetch_tries = 1;
+    // As when what machines are on isn't mounted; and when the file system doesn't let it be opened (ELOOP).
+    for unmounted in [true, false] {
+        let (from, to) = match unmounted {
+            true => (machines, aside.clone()),
+            false => (&*saved.overlay, saved.overlay.with_extension("aside")),
+        };
+        std::fs::rename(from, &to).expect("renamed");
+        if !unmounted {
+            std::os::unix::fs::symlink(from, from).expect("linked");
+        }
+        let clear = |image: &mut Image| image.reason = None;
+        world.edit::<Image>(saved.image.local_id(), clear).await;
+        world.start_with(settings.clone(), None).await;
+        let waits = world
+            .until::<Image>(saved.image.local_id(), |image| image.reason.is_some())
+            .await;
+        assert_eq!(waits.state, ImageState::Creating, "{:?}", waits.reason);
+        let reason = waits.reason.clone().unwrap_or_default();
+        assert!(reason.contains("root.qcow2"), "{reason}");
+        world.kill().await;
+        if !unmounted {
+            std::fs::remove_file(from).expect("removed");
+        }
+        std::fs::rename(&to, from).expect("renamed");
+    }
+    world.start_with(settings, None).await;
+    is_saved(&world, &saved).await;
+    world.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_machine_that_is_killed_or_gone_leaves_no_image() {
     let mut world = World::new().await;
     let Some(saved) = saved(&mut world).await else {
