@@ -69,9 +69,8 @@ impl Quarantine {
             .dir
             .join(format!("{}_{machine}_{name}", now.as_second()));
         match durable::rename_new(disk, &to) {
-            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                Ok(())
-            }
+            // Not so if it is this folder that is gone.
+            Err(Error::Io { source, .. }) if is_absent(&source) && is_gone(disk) => Ok(()),
             Err(error) => Err(error),
             Ok(()) => {
                 durable::sync_directory(&self.dir)?;
@@ -125,6 +124,14 @@ impl Quarantine {
         }
         Ok(expired)
     }
+}
+
+fn is_absent(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::NotFound
+}
+
+fn is_gone(file: &Path) -> bool {
+    matches!(fs::symlink_metadata(file), Err(error) if is_absent(&error))
 }
 
 fn parse(name: &str) -> Option<(Timestamp, Uuid, String)> {

@@ -1,6 +1,9 @@
 //! Wanted off or gone: asks the guest, then no longer, and gives everything back.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use cimi::{
     Timestamp,
@@ -8,6 +11,8 @@ use cimi::{
     resources::{Image, Machine},
 };
 use documents::Cached;
+use storage::quarantine::Quarantine;
+use uuid::Uuid;
 
 use super::{Next, Pressed, StepError, Worker, blocking, sooner};
 use crate::{
@@ -181,24 +186,8 @@ impl Worker {
         let (folder, quarantine) = (self.folder(machine), self.shared.quarantine.clone());
         let uuid = prepare::uuid(machine)?;
         let ran = machine.first_started.is_some();
-        blocking(move || {
-            let root = folder.join("root.qcow2");
-            // A disk that never ran holds nothing worth a look.
-            if ran && root.exists() {
-                quarantine.put(&root, uuid, jiff::Timestamp::now())?;
-            }
-            match std::fs::remove_dir_all(&folder) {
-                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                    Err(PrepareError::File {
-                        path: folder,
-                        source,
-                    }
-                    .into())
-                }
-                _ => Ok(()),
-            }
-        })
-        .await
+        // A disk that never ran holds nothing worth a look.
+        blocking(move || clear(folder, ran.then_some((quarantine, uuid)))).await
     }
 
     pub(super) async fn unplug(&self, machine: &Machine) -> Result<(), StepError> {
@@ -256,5 +245,59 @@ impl Worker {
             return Ok(Next::Again);
         }
         self.settle_devices(machine).await
+    }
+}
+
+/// Removes the folder of a machine, once its root disk is in the quarantine if it is to go there. What is gone already is fine;
+/// whatever else is in the way keeps the folder as it is.
+fn clear(folder: PathBuf, keep_disk: Option<(Quarantine, Uuid)>) -> Result<(), StepError> {
+    if let Some((quarantine, machine)) = keep_disk {
+        let root = folder.join("root.qcow2");
+        quarantine.put(&root, machine, jiff::Timestamp::now())?;
+    }
+    match std::fs::remove_dir_all(&folder) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(PrepareError::File {
+            path: folder,
+            source,
+        }
+        .into()),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_stays_until_its_disk_is_put_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, kept) = (dir.path().join("machine"), dir.path().join("quarantine"));
+        let quarantine = Quarantine::open(&kept).unwrap();
+        let clear = || clear(folder.clone(), Some((quarantine.clone(), Uuid::nil())));
+        let disk = folder.join("root.qcow2");
+        // Nobody can say what is there (ELOOP).
+        std::os::unix::fs::symlink(&folder, &folder).unwrap();
+        clear().unwrap_err();
+        assert!(folder.is_symlink());
+        std::fs::remove_file(&folder).unwrap();
+        // There is no quarantine just now.
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(&disk, b"precious").unwrap();
+        let aside = kept.with_extension("aside");
+        std::fs::rename(&kept, &aside).unwrap();
+        clear().unwrap_err();
+        assert_eq!(std::fs::read(&disk).unwrap(), b"precious");
+        std::fs::rename(&aside, &kept).unwrap();
+        clear().unwrap();
+        assert!(!folder.exists());
+        let entries = quarantine.list().unwrap();
+        let [entry] = &*entries else {
+            panic!("{entries:?}");
+        };
+        assert_eq!(std::fs::read(&entry.path).unwrap(), b"precious");
+        // All is gone already.
+        clear().unwrap();
     }
 }
