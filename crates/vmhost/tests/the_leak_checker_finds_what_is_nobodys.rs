@@ -92,3 +92,39 @@ async fn a_qemu_whose_folder_is_gone_is_found_and_ended() {
     assert_eq!(findings(&world, false).await, []);
     world.stop().await;
 }
+
+#[tokio::test]
+async fn a_root_disk_that_is_gone_is_to_be_put_back_and_one_folder_is_told_once() {
+    let mut world = World::new().await;
+    let lost = world.running(json!({})).await;
+    let other = world.running(json!({})).await;
+    for id in [&lost, &other] {
+        let job = world.act(id, "stop", true).await;
+        world.succeeds(&job).await;
+    }
+    let machines = world.settings.machines_dir.clone();
+    let disk = world.run_folder(&lost).join("root.qcow2");
+    let aside = disk.with_extension("aside");
+    fs::rename(&disk, &aside).unwrap();
+    let found = findings(&world, true).await;
+    let [one] = &*found else { panic!("{found:?}") };
+    assert_eq!((one.kind, one.what.contains(&lost)), ("disk", true));
+    assert!(one.detail.contains("root.qcow2 is gone"), "{found:?}");
+    assert!(one.repair.contains("put the file back"), "{found:?}");
+    // As when their file system isn't mounted.
+    let unmounted = machines.with_extension("aside");
+    fs::rename(&machines, &unmounted).unwrap();
+    fs::create_dir(&machines).unwrap();
+    let found = findings(&world, true).await;
+    let [all] = &*found else { panic!("{found:?}") };
+    assert_eq!((all.kind, Path::new(&all.what)), ("disk", &*machines));
+    assert!(all.detail.contains("all 2 machines"), "{found:?}");
+    assert!(all.repair.contains("is mounted"), "{found:?}");
+    fs::remove_dir(&machines).unwrap();
+    fs::rename(&unmounted, &machines).unwrap();
+    fs::rename(&aside, &disk).unwrap();
+    assert_eq!(findings(&world, false).await, []);
+    let job = world.act(&lost, "start", false).await;
+    world.succeeds(&job).await;
+    world.stop().await;
+}

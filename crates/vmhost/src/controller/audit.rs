@@ -7,7 +7,7 @@
 mod seen;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use cimi::{
     lifecycle::{Power, Stage},
@@ -349,21 +349,38 @@ impl VmHost {
                 (machine.key(), root)
             })
             .collect();
+        let all = ran.len();
         let gone = tokio::task::spawn_blocking(move || {
             let gone = ran
                 .into_iter()
                 .filter(|(_, root)| matches!(root.try_exists(), Ok(false)));
-            gone.map(|(key, _)| key).collect::<Vec<_>>()
+            gone.collect::<Vec<_>>()
         });
-        let finding = |what| Finding {
+        let gone = gone.await.unwrap_or_default();
+        let folder = self.0.shared.settings.machines_dir.display();
+        let finding = |what, detail, repair| Finding {
             kind: "disk",
             what,
-            detail: "its root disk is gone".to_owned(),
-            repair: "kill the machine; its data is lost unless you have a copy".to_owned(),
+            detail,
+            repair,
             severity: EventSeverity::High,
         };
-        let gone = gone.await.unwrap_or_default();
-        gone.into_iter().map(finding).collect()
+        if gone.len() == all && all > 1 {
+            let repair = format!(
+                "see whether {folder} is mounted; put the files back and start the machines, or kill them: their data is lost then"
+            );
+            let detail =
+                format!("the root disks of all {all} machines that have run here are gone");
+            return vec![finding(folder.to_string(), detail, repair)];
+        }
+        let of_one = |(machine, root): (String, PathBuf)| {
+            let repair = format!(
+                "see whether {folder} is mounted; put the file back and start the machine, or kill it: its data is lost then"
+            );
+            let detail = format!("its root disk {} is gone", root.display());
+            finding(machine, detail, repair)
+        };
+        gone.into_iter().map(of_one).collect()
     }
 }
 
