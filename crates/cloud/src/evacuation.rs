@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  Machine.host = H, H lost ── evacuate ──▶ host: none, leftOn: [H]       placed anew by the scheduler, with its volumes
-//!                                           a new run is wanted, if its restart policy says so
+//!                                           a new run is wanted, if its restart policy says so,
+//!                                           or if it was to be restarted and has not been
 //!  H is back ── ends what it still runs of it, puts its files away ──▶ leftOn: []
 //! ```
 //!
