@@ -10,7 +10,10 @@ use std::{
     sync::Arc,
 };
 
-use cimi::{AddressId, NetworkId, resources::Network};
+use cimi::{
+    AddressId, NetworkId,
+    resources::{Address, Network},
+};
 use documents::Documents;
 use network::{AddressPool, Ipv4Network};
 use parking_lot::Mutex;
@@ -121,31 +124,59 @@ fn in_use(documents: &Documents, pending: &Pending, network: &NetworkId) -> usiz
         + reserved.count()
 }
 
-/// What to tell of leased addresses that their network leases no more, since it was configured to lease others; none: there are
-/// no such.
-pub(crate) fn left_over(
+/// What to tell of leased addresses that their network leases no more, since it was configured to lease others.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct LeftOver {
+    /// Of those that their holders keep.
+    pub(crate) kept: Option<String>,
+    /// Of the one that is the gateway's now, too.
+    pub(crate) gateways: Option<String>,
+}
+
+pub(crate) fn left_over<'a>(
     network: &Network,
-    leased: impl IntoIterator<Item = IpAddr>,
-) -> Result<Option<String>> {
+    leased: impl IntoIterator<Item = &'a Address>,
+) -> Result<LeftOver> {
     let pool = pool_of(network)?;
-    let is_left = |ip: &IpAddr| matches!(ip, IpAddr::V4(ip) if !pool.contains(*ip));
-    let left: Vec<IpAddr> = leased.into_iter().filter(is_left).collect();
+    let name = network.id.local();
+    let mut told = LeftOver::default();
+    let mut left: Vec<Ipv4Addr> = Vec::new();
+    for address in leased {
+        match address.ip {
+            IpAddr::V4(ip) if ip == network.gateway => {
+                let holder = match &address.resource {
+                    Some(machine) => format!("leased to {}", machine.href),
+                    None => format!("kept by a user ({})", address.id),
+                };
+                told.gateways = Some(format!(
+                    "the gateway {ip} of network {name} is {holder}, too, and can't be both: configure another `gateway`, \
+                     or have that removed"
+                ));
+            }
+            IpAddr::V4(ip) if !pool.contains(ip) => left.push(ip),
+            _ => {}
+        }
+    }
     let Some(lowest) = left.iter().min() else {
-        return Ok(None);
+        return Ok(told);
     };
     let mut text = format!(
-        "network {} leases {} to {} now, and {} of its leased addresses are others ({lowest} is the lowest): who has them keeps \
+        "network {name} leases {} to {} now, and {} of its leased addresses are others ({lowest} is the lowest): who has them keeps \
          them until they are given back",
-        network.id.local(),
         network.first,
         network.last,
         left.len(),
     );
-    let is_outside = |ip: &IpAddr| matches!(ip, IpAddr::V4(ip) if !pool.network().has_host(*ip));
-    if left.iter().any(is_outside) {
-        text += "; those outside of `subnet` reach nobody: make it what it was, or remove their machines";
+    let outside = left.iter().filter(|ip| !pool.network().has_host(**ip));
+    let outside = outside.count();
+    if outside > 0 {
+        text += &format!(
+            "; {outside} of them are outside of `subnet`: their machines reach nobody and can't be started again; make it what it \
+             was, or have them removed"
+        );
     }
-    Ok(Some(text))
+    told.kept = Some(text);
+    Ok(told)
 }
 
 /// The pool that a network's document describes.
@@ -158,7 +189,8 @@ fn pool_of(network: &Network) -> Result<AddressPool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cimi::resources::NetworkClass;
+    use cimi::{Acl, Common, MachineId, Ref, Timestamp, resources::NetworkClass};
+    use serde_json::Map;
 
     #[test]
     fn leases_that_the_configuration_lacks_are_told_with_what_becomes_of_them() {
@@ -167,21 +199,49 @@ mod tests {
         network.subnet = "10.99.1.0/24".to_owned();
         network.gateway = [10, 99, 1, 1].into();
         (network.first, network.last) = ([10, 99, 1, 50].into(), [10, 99, 1, 99].into());
-        let told = |leased: &[[u8; 4]]| {
-            let leased = leased.iter().map(|ip| IpAddr::from(*ip));
-            left_over(&network, leased).expect("a pool")
+        let holder = MachineId::generate();
+        let address = |ip: [u8; 4], machine: Option<&MachineId>| Address {
+            id: AddressId::of(&network.id, ip.into()),
+            common: Common::new(Acl::owned_by_admin(), Timestamp::now()),
+            ip: ip.into(),
+            mac: "02:00:0a:63:01:0a".to_owned(),
+            hostname: "one".to_owned(),
+            network: Ref::to(network.id.clone()),
+            resource: machine.map(|machine| Ref::to(machine.clone())),
+            kept: machine.is_none(),
+            used_since: None,
+            unknown: Map::new(),
         };
-        assert_eq!(told(&[]), None);
-        assert_eq!(told(&[[10, 99, 1, 50], [10, 99, 1, 99]]), None);
-        let text = told(&[[10, 99, 1, 60], [10, 99, 1, 100], [10, 99, 1, 10]]);
-        let text = text.expect("two are others");
+        let told = |leased: &[[u8; 4]]| {
+            let leased: Vec<_> = leased
+                .iter()
+                .map(|ip| address(*ip, Some(&holder)))
+                .collect();
+            left_over(&network, &leased).expect("a pool")
+        };
+        assert_eq!(told(&[]), LeftOver::default());
+        let all_are_its = told(&[[10, 99, 1, 50], [10, 99, 1, 99]]);
+        assert_eq!(all_are_its, LeftOver::default());
+        let others = told(&[[10, 99, 1, 60], [10, 99, 1, 100], [10, 99, 1, 10]]);
+        let text = others.kept.expect("two are others");
         assert!(
             text.contains("10.99.1.50 to 10.99.1.99 now, and 2 of"),
             "{text}"
         );
         assert!(text.contains("(10.99.1.10 is the lowest)"), "{text}");
         assert!(!text.contains("subnet"), "{text}");
-        let text = told(&[[10, 99, 2, 10]]).expect("one is another");
-        assert!(text.contains("outside of `subnet`"), "{text}");
+        let text = told(&[[10, 99, 2, 10], [10, 99, 1, 9]]).kept;
+        let text = text.expect("two are others");
+        assert!(text.contains("1 of them are outside of `subnet`"), "{text}");
+        assert!(text.contains("can't be started again"), "{text}");
+        // The gateway's is none of the others, who have it or not.
+        let its = told(&[[10, 99, 1, 1], [10, 99, 1, 60]]);
+        let text = its.gateways.expect("the gateway's");
+        let says = format!("gateway 10.99.1.1 of network public is leased to {holder}");
+        assert!(text.contains(&says), "{text}");
+        assert_eq!(its.kept, None);
+        let its = left_over(&network, [&address([10, 99, 1, 1], None)]).expect("a pool");
+        let text = its.gateways.expect("the gateway's");
+        assert!(text.contains("Address/public.10.99.1.1"), "{text}");
     }
 }

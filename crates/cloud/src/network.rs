@@ -88,9 +88,15 @@ impl Cloud {
             return;
         };
         let leased = documents.addresses.by_index("network", name);
-        match leases::left_over(&network, leased.iter().map(|address| address.ip)) {
-            Ok(None) => {}
-            Ok(Some(text)) => tracing::warn!("{text}"),
+        match leases::left_over(&network, leased.iter().map(|address| &address.document.0)) {
+            Ok(told) => {
+                if let Some(text) = told.kept {
+                    tracing::warn!("{text}");
+                }
+                if let Some(text) = told.gateways {
+                    tracing::error!("{text}");
+                }
+            }
             Err(error) => tracing::warn!(network = name, %error, "it can lease no address"),
         }
     }

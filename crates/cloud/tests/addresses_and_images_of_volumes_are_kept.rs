@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // a test that panics has failed
 
 use crate::support::{
-    KEY, World, admin, alice, bob, open, representation, settings, split, violations,
+    KEY, Log, World, admin, alice, bob, open, representation, settings, split, violations,
 };
 use cimi::{
     model::Kind,
@@ -11,6 +11,7 @@ use cimi::{
 use cloud::{Caller, CloudError, OpContext};
 use documents::DocumentsError;
 use serde_json::{Value, json};
+use tracing::instrument::WithSubscriber as _;
 
 fn nobody() -> OpContext {
     OpContext::new(Caller::Anonymous, "test".into(), cloud::testing::PATIENCE)
@@ -116,12 +117,29 @@ async fn addresses_that_are_leased_no_more_are_kept_until_they_are_given_back() 
     let (first, second) = (keeps(&world).await, keeps(&world).await);
     let had = [ip_of(&world, &first), ip_of(&world, &second)];
     assert_eq!(had, ["10.99.1.10", "10.99.1.11"]);
+    let third = keeps(&world).await;
+    assert_eq!(ip_of(&world, &third), "10.99.1.12");
 
     // Started again with a range of two others.
     let mut smaller = settings();
     let public = &mut smaller.networks[0];
     (public.first, public.last) = ([10, 99, 1, 50].into(), [10, 99, 1, 51].into());
-    world.cloud = open(&world.documents, smaller).await;
+    // The gateway moves to an address that a machine has.
+    public.gateway = [10, 99, 1, 12].into();
+    let log = Log::default();
+    let reopened = open(&world.documents, smaller).with_subscriber(log.subscriber());
+    world.cloud = reopened.await;
+    let lines = log.lines();
+    let told = |level: &str, what: &str| {
+        let is_it = |line: &&String| line.contains(level) && line.contains(what);
+        assert_eq!(lines.iter().filter(is_it).count(), 1, "{what}: {lines:#?}");
+    };
+    told(
+        "WARN",
+        "and 2 of its leased addresses are others (10.99.1.10",
+    );
+    let leased = format!("the gateway 10.99.1.12 of network public is leased to {third}");
+    told("ERROR", &leased);
     assert_eq!([ip_of(&world, &first), ip_of(&world, &second)], had);
     let new = keeps(&world).await;
     assert_eq!(ip_of(&world, &new), "10.99.1.50");

@@ -8,7 +8,11 @@
     missing_docs
 )]
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use cimi::{
     HostId, ImageId,
@@ -26,6 +30,7 @@ use cloud::{
 use documents::Documents;
 use serde_json::{Value, json};
 use store::{SharedStore, SqliteStore};
+use tracing::Subscriber;
 
 pub use cloud::testing::object;
 
@@ -153,6 +158,35 @@ impl World {
 }
 
 /// The rules as they begin anew over these documents.
+/// What is logged under its subscriber.
+#[derive(Clone, Default)]
+pub struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    pub fn subscriber(&self) -> impl Subscriber + Send + Sync + 'static + use<> {
+        let log = self.clone();
+        let lines = tracing_subscriber::fmt().with_ansi(false);
+        lines.with_writer(move || log.clone()).finish()
+    }
+
+    pub fn lines(&self) -> Vec<String> {
+        let written = self.0.lock().unwrap();
+        let text = std::str::from_utf8(&written).unwrap();
+        text.lines().map(str::to_owned).collect()
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 pub async fn open(documents: &Documents, settings: Settings) -> Cloud {
     let services = Arc::new(NoServices);
     Cloud::open(documents.clone(), settings, services.clone(), services)
