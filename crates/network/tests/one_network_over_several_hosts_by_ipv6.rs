@@ -144,7 +144,7 @@ fn guests_of_two_networks_of_a_group_reach_each_other_wherever_they_are() {
             carries(&here, &there);
             carries(&there, &here);
         }
-        for namespace in [&first.test.namespace, &second.test.namespace, &five, &guest] {
+        for namespace in [&first.test.namespace, &second.test.namespace, &five, guest] {
             namespace.ip("-6 neigh flush all");
         }
     }
