@@ -86,12 +86,15 @@ impl World {
         changes.commit().await.expect("documents");
         let program = Path::new("/usr/bin/qemu-storage-daemon");
         let root = rustix::process::geteuid().is_root();
+        let daemon = StorageDaemon::at(program, dir.path().join("exports")).expect("the program");
+        // Its processes are counted: none is of a trial.
+        let tried = daemon.clone();
+        let trying = tokio::task::spawn_blocking(move || tried.has_io_uring());
+        trying.await.expect("it was tried");
         let server = VolumeServer {
             documents,
             exports: Exports::default(),
-            daemon: Some(
-                StorageDaemon::at(program, dir.path().join("exports")).expect("the program"),
-            ),
+            daemon: Some(daemon),
             uid_base: root.then_some(70_000),
             targets: None,
             tenure: None,
