@@ -345,6 +345,7 @@ async fn a_host_writes_the_volume_of_its_machine_and_no_other_host_does() {
         "{}",
         text(&read)
     );
+    world.until_nobody_has_it().await;
 
     let other = world.door(&HostId::generate(), "other");
     let refused = said(&other, &["read 0 512"]).await;
