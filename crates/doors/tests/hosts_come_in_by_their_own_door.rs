@@ -87,10 +87,16 @@ async fn a_host_joins_sees_its_own_and_is_cut_off_when_it_is_removed() {
         .commit()
         .await
         .unwrap();
-    host.desired.apart = false;
+    let mut closed = host.clone();
+    closed.desired.maintenance = true;
     let read = reported.hosts.get(local).unwrap();
-    let refused = reported.changes().replace(&read, host).commit().await;
+    let refused = reported.changes().replace(&read, closed).commit().await;
     assert!(refused.is_err(), "{refused:?}");
+    // What it leaves out of that stays.
+    host.desired.apart = false;
+    let written = reported.changes().replace(&read, host).commit().await;
+    assert!(written.is_ok(), "{written:?}");
+    assert!(reported.hosts.get(local).unwrap().desired.apart);
 
     // A watch that goes on when the host is removed ends, and nothing is to be had from then on.
     let store = world.connect(&joined, &key).await.unwrap();

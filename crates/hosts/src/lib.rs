@@ -10,6 +10,7 @@
 //! | `allowance` | how many runs it may end |
 //! | `machine` | what a host may say of a machine placed on it |
 //! | `own` | what a host may say of itself |
+//! | `said` | what is written of what it says: in what isn't its own the entry's, so that older hosts erase nothing |
 //!
 //! What may be seen and written is decided without I/O and clock. What follows, in documents that a host can't write, is made
 //! by [`documents::step`], as it is for the machines of the entry's own host.
@@ -20,5 +21,6 @@ mod allowance;
 mod machine;
 mod own;
 mod rules;
+mod said;
 
 pub use rules::HostRules;

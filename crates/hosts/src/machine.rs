@@ -7,16 +7,32 @@ use cimi::{
 };
 use store::Key;
 
+use crate::said::Said;
+
 /// Longest text of a host in a machine's document, in bytes; our own are a line or two.
 const MAX_TEXT_BYTES: usize = 4096;
 /// How far a host's clock may be ahead of that of the entry: joining allows no more.
 const MAX_AHEAD_MILLIS: i64 = 60_000;
 
-/// Whether the host `peer` may make `then` of `now`.
+/// What of a machine follows from the rest: hosts of another version may make it by other rules.
+const DERIVED: &[&str] = &[
+    "state",
+    "phase",
+    "runningSince",
+    "trafficBefore",
+    "disksSince",
+];
+
+/// What is written when the host `peer` says `said` of `now`, if it may.
 ///
 /// # Errors
 /// Why not.
-pub(crate) fn may_report(peer: &str, now: &Machine, then: &Machine) -> Result<(), String> {
+pub(crate) fn may_report(
+    peer: &str,
+    now: &Machine,
+    said: &Said<Machine>,
+) -> Result<Vec<u8>, String> {
+    let then = &said.document;
     if now.host.as_ref().is_none_or(|host| host.local() != peer) {
         return Err(format!("{} is not placed on this host", now.id));
     }
@@ -60,31 +76,34 @@ pub(crate) fn may_report(peer: &str, now: &Machine, then: &Machine) -> Result<()
     {
         return Err(format!("{}: it was seen before it is told", now.id));
     }
-    if !same(&expected(now, then), then) {
-        return Err(format!("{}: only what was observed is a host's", now.id));
-    }
-    Ok(())
+    let written = said.written(&expected(now, then), DERIVED);
+    written.ok_or_else(|| format!("{}: only what was observed is a host's", now.id))
 }
 
-/// Whether the host `peer`, which had the machine before, may say by `then` that nothing of it is left there: it takes itself out,
-/// and nothing else.
+/// What is written when the host `peer`, which had the machine before, says by `said` that nothing of it is left there, if it may: it
+/// takes itself out, and nothing else.
 ///
 /// # Errors
 /// Why not.
-pub(crate) fn may_leave(peer: &str, now: &Machine, then: &Machine) -> Result<(), String> {
+pub(crate) fn may_leave(
+    peer: &str,
+    now: &Machine,
+    said: &Said<Machine>,
+) -> Result<Vec<u8>, String> {
+    let then = &said.document;
     let mut expected = now.clone();
     expected.left_on.retain(|host| host.local() != peer);
     expected.common.updated = then.common.updated;
     if then.common.updated <= now.common.updated {
         return Err(format!("{}: what is said of it comes later", now.id));
     }
-    if !same(&expected, then) {
-        return Err(format!(
+    let written = said.written(&expected, DERIVED);
+    written.ok_or_else(|| {
+        format!(
             "{}: a host that had it before says that nothing is left, and no more",
             now.id
-        ));
-    }
-    Ok(())
+        )
+    })
 }
 
 /// Whether the host `peer` is one that had the machine before, and is to clear away what it has of it.
@@ -98,14 +117,18 @@ pub(crate) fn is_on_its_way_to(peer: &str, now: &Machine) -> bool {
     !is_there && now.moving_to().is_some_and(|to| to.local() == peer)
 }
 
-/// Whether the host `peer`, which is to have the machine, may say by `then` that it is ready for it, or has its files; and nothing
-/// else.
+/// What is written when the host `peer`, which is to have the machine, says by `said` that it is ready for it, or has its files, if it
+/// may; and nothing else.
 ///
 /// # Errors
 /// Why not.
-pub(crate) fn may_await(peer: &str, now: &Machine, then: &Machine) -> Result<(), String> {
-    let (mut expected, said) = (now.clone(), then.desired.moving.as_ref());
-    if let (Some(moving), Some(said)) = (&mut expected.desired.moving, said) {
+pub(crate) fn may_await(
+    peer: &str,
+    now: &Machine,
+    said: &Said<Machine>,
+) -> Result<Vec<u8>, String> {
+    let (mut expected, then) = (now.clone(), &said.document);
+    if let (Some(moving), Some(said)) = (&mut expected.desired.moving, &then.desired.moving) {
         moving.ready |= said.ready;
         // Of one whose guest runs all may be there before its host has said that it is.
         moving.arrived |= said.arrived && (now.has_left() || now.crossing().is_some());
@@ -118,13 +141,14 @@ pub(crate) fn may_await(peer: &str, now: &Machine, then: &Machine) -> Result<(),
     }
     expected.common.updated = then.common.updated;
     expected.settle();
-    if then.common.updated <= now.common.updated || !same(&expected, then) {
-        return Err(format!(
+    let is_later = then.common.updated > now.common.updated;
+    let written = said.written(&expected, DERIVED).filter(|_| is_later);
+    written.ok_or_else(|| {
+        format!(
             "{}: {peer} says that it is ready for it, or has its files once it is at rest, and no more",
             now.id
-        ));
-    }
-    Ok(())
+        )
+    })
 }
 
 /// Whether the host `peer` may say that nothing of `now` is left on it.
@@ -212,13 +236,6 @@ fn expected(now: &Machine, then: &Machine) -> Machine {
     expected.common.updated = then.common.updated;
     expected.use_anew(now, then.common.updated);
     expected
-}
-
-fn same(one: &Machine, other: &Machine) -> bool {
-    match (serde_json::to_value(one), serde_json::to_value(other)) {
-        (Ok(one), Ok(other)) => one == other,
-        _ => false,
-    }
 }
 
 /// What a host writes in its own words.

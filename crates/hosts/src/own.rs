@@ -6,41 +6,40 @@ use cimi::{
 };
 use store::Key;
 
+use crate::said::Said;
+
 /// Longest document of a host, in bytes; a processor's flags are about 2 KiB.
 const MAX_BYTES: usize = 64 * 1024;
 
-/// Whether a host may make `then` of its own document `now`.
+/// What is written when a host says `said` of its own document `now`, if it may.
 ///
 /// # Errors
 /// Why not.
-pub(crate) fn may_report(now: &Host, then: &Host) -> Result<(), String> {
-    let mut common = now.common.clone();
-    common.updated = then.common.updated;
-    let (common, claimed) = (value(&common), value(&then.common));
-    if now.id != then.id || common.is_none() || common != claimed || now.desired != then.desired {
-        return Err(format!(
-            "{}: its name, access and what is wanted of it are the cloud's",
-            now.id
-        ));
-    }
-    if then.tunnel != now.tunnel
-        && let Some(tunnel) = then.tunnel
+pub(crate) fn may_report(now: &Host, said: &Said<Host>) -> Result<Vec<u8>, String> {
+    let mut expected = Host {
+        id: now.id.clone(),
+        common: now.common.clone(),
+        desired: now.desired,
+        unknown: now.unknown.clone(),
+        ..said.document.clone()
+    };
+    expected.common.updated = said.document.common.updated;
+    if expected.tunnel != now.tunnel
+        && let Some(tunnel) = expected.tunnel
         && !Host::is_reached_by(tunnel)
     {
         return Err(format!("{}: no host has the address {tunnel}", now.id));
     }
-    if now.unknown != then.unknown {
-        return Err(format!(
-            "{}: fields of another version stay as they are",
+    match said.written(&expected, &[]) {
+        None => Err(format!(
+            "{}: its name, access, what is wanted of it and fields of another version are the cloud's",
             now.id
-        ));
-    }
-    match serde_json::to_vec(then) {
-        Ok(bytes) if bytes.len() <= MAX_BYTES => Ok(()),
-        _ => Err(format!(
+        )),
+        Some(bytes) if bytes.len() > MAX_BYTES => Err(format!(
             "{}: a host's document has up to {MAX_BYTES} bytes",
             now.id
         )),
+        Some(bytes) => Ok(bytes),
     }
 }
 

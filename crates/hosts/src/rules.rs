@@ -16,9 +16,9 @@ use cimi::{
 use documents::{Documents, DocumentsError, step};
 use parking_lot::Mutex;
 use serde::{Deserialize, de::DeserializeOwned};
-use store::{Audience, Key, Refusal, Revision, Rules, Transaction, Write};
+use store::{Audience, Key, Permit, Refusal, Revision, Rules, Transaction, Write};
 
-use crate::{allowance::Allowance, machine, own};
+use crate::{allowance::Allowance, machine, own, said::Said};
 
 /// How many runs of its machines a host may end at once, as when it was switched off, and how often another one after that: those
 /// that begin again by themselves rest in between.
@@ -124,32 +124,39 @@ impl Rules for HostRules {
         key: &Key,
         now: Option<&Bytes>,
         then: Option<&Bytes>,
-    ) -> Result<(), String> {
+    ) -> Result<Permit, String> {
         if key.collection() == HostPulse::COLLECTION && key.id() == peer {
             // Its own to make and to end, at any time.
-            return then.map_or(Ok(()), |then| own::may_beat(key, &written(key, then)?));
+            if let Some(then) = then {
+                own::may_beat(key, &written(key, then)?)?;
+            }
+            return Ok(Permit::AsSaid);
         }
         let (now, then) = match (now, then) {
             (Some(now), Some(then)) => (now, then),
             (Some(now), None) if key.collection() == Machine::COLLECTION => {
-                return machine::may_end(peer, &read(key, now)?);
+                machine::may_end(peer, &read(key, now)?)?;
+                return Ok(Permit::AsSaid);
             }
             _ => return Err(format!("a host neither makes nor removes {key}")),
         };
         match key.collection() {
             Machine::COLLECTION => {
-                let (now, then): (Machine, Machine) = (read(key, now)?, written(key, then)?);
+                let (now, then): (Machine, Said<Machine>) =
+                    (read(key, now)?, Said::read(key, then)?);
                 // First of all: it begins anew only when nothing is left.
-                if machine::is_left_on(peer, &now) {
-                    return machine::may_leave(peer, &now, &then);
-                }
-                if machine::is_on_its_way_to(peer, &now) {
-                    return machine::may_await(peer, &now, &then);
-                }
-                machine::may_report(peer, &now, &then)
+                let allowed = if machine::is_left_on(peer, &now) {
+                    machine::may_leave(peer, &now, &then)
+                } else if machine::is_on_its_way_to(peer, &now) {
+                    machine::may_await(peer, &now, &then)
+                } else {
+                    machine::may_report(peer, &now, &then)
+                };
+                allowed.map(|value| Permit::Instead(value.into()))
             }
             Host::COLLECTION if key.id() == peer => {
-                own::may_report(&read(key, now)?, &written(key, then)?)
+                let allowed = own::may_report(&read(key, now)?, &Said::read(key, then)?);
+                allowed.map(|value| Permit::Instead(value.into()))
             }
             _ => Err(format!("{key} is not a host's to write")),
         }
@@ -183,11 +190,11 @@ impl Rules for HostRules {
     }
 }
 
-fn read<R: DeserializeOwned>(key: &Key, value: &[u8]) -> Result<R, String> {
+pub(crate) fn read<R: DeserializeOwned>(key: &Key, value: &[u8]) -> Result<R, String> {
     serde_json::from_slice(value).map_err(|error| format!("{key} can't be read: {error}"))
 }
 
-/// A document that a host sends: exactly as long as it is when we write it, so that it isn't filled up with what its
+/// A pulse that a host sends: exactly as long as it is when we write it, so that it isn't filled up with what its
 /// readers skip (spaces, a member twice). Not compared byte by byte: another version may order its fields otherwise.
 fn written<R: Resource + DeserializeOwned>(key: &Key, value: &[u8]) -> Result<R, String> {
     let document: R = read(key, value)?;

@@ -7,7 +7,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use cimi::{
     Acl, Common, HostId, Ref, Timestamp,
     ids::{HostPulseId, SecurityGroupId},
-    lifecycle::{Moving, Power, Stage},
+    lifecycle::{EndCause, MachineState, Moving, Power, Stage},
     resources::{Event, Host, HostPulse, Image, ImageState, Machine, Resource, SecurityGroup},
     testing,
 };
@@ -82,6 +82,15 @@ impl World {
             other => panic!("{what}: {other:?}"),
         }
         assert_eq!(self.everything().await, before, "{what}");
+    }
+
+    /// What becomes of a machine of which the host says this, and may.
+    async fn written(&self, machine: Machine) -> Machine {
+        let put = Transaction::new().put(key(&machine.id), bytes(&machine));
+        let done = self.evil.commit(put).await.unwrap();
+        assert!(matches!(done, Outcome::Committed(_)), "{done:?}");
+        let stored = self.store.get(&key(&machine.id)).await.unwrap().unwrap();
+        serde_json::from_slice(&stored.value).unwrap()
     }
 
     async fn refused_of_mine(&self, what: &str, change: impl FnOnce(&mut Machine)) {
@@ -228,11 +237,15 @@ async fn it_sees_the_security_groups_of_its_machines_and_changes_none() {
     let put = Transaction::new().put(of.clone(), bytes(&open));
     world.refused("its group", put).await;
     // Nor does it put a machine into another one, or take it out.
+    let mut moved = machine.clone();
+    moved.security_groups = vec![cimi::Ref::to(other.id.clone())];
+    let moved = said(&machine, moved);
+    let put = Transaction::new().put(key(&moved.id), bytes(&moved));
+    world.refused("its machine's groups", put).await;
     let mut free = machine.clone();
     free.security_groups.clear();
-    let free = said(&machine, free);
-    let put = Transaction::new().put(key(&free.id), bytes(&free));
-    world.refused("its machine's groups", put).await;
+    let written = world.written(said(&machine, free)).await;
+    assert_eq!(written.security_groups, machine.security_groups);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -362,13 +375,15 @@ async fn of_a_machine_that_is_saved_it_sees_the_image_and_makes_none() {
     world.refused("the image, made", put).await;
     let delete = Transaction::new().delete(key(&image.id));
     world.refused("the image, gone", delete).await;
-    for as_other in [None, Some(Ref::to(other.id.clone()))] {
-        let mut then = saved.clone();
-        then.saved_as = as_other;
-        let then = said(&saved, then);
-        let put = Transaction::new().put(key(&then.id), bytes(&then));
-        world.refused("as another image, or as none", put).await;
-    }
+    let mut then = saved.clone();
+    then.saved_as = Some(Ref::to(other.id.clone()));
+    let then = said(&saved, then);
+    let put = Transaction::new().put(key(&then.id), bytes(&then));
+    world.refused("as another image", put).await;
+    let mut then = saved.clone();
+    then.saved_as = None;
+    let written = world.written(said(&saved, then)).await;
+    assert_eq!(written.saved_as, saved.saved_as, "nor as none");
     let delete = Transaction::new().delete(key(&saved.id));
     world.refused("the machine, before its time", delete).await;
 }
@@ -420,7 +435,6 @@ async fn it_wants_nothing_for_its_machines() {
     world
         .refused_of_mine("another host", |m| m.host = Some(world.other.id.clone()))
         .await;
-    world.refused_of_mine("no host", |m| m.host = None).await;
     world
         .refused_of_mine("whether it is seen", |m| m.unseen_since = Some(long_ago()))
         .await;
@@ -449,12 +463,6 @@ async fn it_wants_nothing_for_its_machines() {
             m.unknown.insert("other".to_owned(), true.into());
         })
         .await;
-    // Running, which its state doesn't say.
-    let mut unsettled = world.mine.clone();
-    unsettled.observed.stage = Stage::Running;
-    let put = Transaction::new().put(key(&unsettled.id), bytes(&unsettled));
-    world.refused("a state", put).await;
-
     let mut padded = bytes(&world.mine);
     padded.extend([b' '; 1000]);
     let put = Transaction::new().put(key(&world.mine.id), padded);
@@ -463,6 +471,69 @@ async fn it_wants_nothing_for_its_machines() {
     world.refused("no document", put).await;
     let gone = Transaction::new().delete(key(&world.mine.id));
     world.refused("a removal", gone).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_it_leaves_out_stays_and_states_are_what_the_cloud_makes_of_its_words() {
+    let world = World::new().await;
+    // Of a wish, of the machine's keys and of its interfaces there is something that an older version doesn't know, and its rules
+    // have such a machine be off.
+    let mut wanted = world.mine.clone();
+    wanted.desired.restart = 1;
+    wanted.desired.force = true;
+    wanted.context.public_keys = vec!["a key".to_owned()];
+    wanted.common.name = Some("web".to_owned());
+    let wanted = said(&world.mine, wanted);
+    let put = Transaction::new().put(key(&wanted.id), bytes(&wanted));
+    world.write(put).await;
+    until_seen(&world, &wanted).await;
+
+    let mut ended = wanted.clone();
+    ended.observed.stage = Stage::Ended {
+        cause: EndCause::GuestShutdown,
+    };
+    ended.observed.run = 1;
+    ended.observed.since = Timestamp::now();
+    let ended = said(&wanted, ended);
+    let mut by_an_older_one = serde_json::to_value(&ended).unwrap();
+    let fields = by_an_older_one.as_object_mut().unwrap();
+    fields["state"] = "STOPPED".into();
+    fields["phase"] = "Unknown".into();
+    fields.remove("name");
+    fields.remove("context");
+    fields.remove("host");
+    let desired = fields["desired"].as_object_mut().unwrap();
+    desired.remove("restart");
+    desired.remove("force");
+    let report = Transaction::new().put(
+        key(&ended.id),
+        serde_json::to_vec(&by_an_older_one).unwrap(),
+    );
+    let done = world.evil.commit(report).await.unwrap();
+    assert!(matches!(done, Outcome::Committed(_)), "{done:?}");
+    let stored = world.store.get(&key(&ended.id)).await.unwrap().unwrap();
+    assert_eq!(stored.value, bytes(&ended));
+    assert_eq!(ended.state, MachineState::Starting, "it is to begin again");
+
+    // What is wanted of the host itself stays likewise.
+    let mut own = world.own.clone();
+    (own.desired.apart, own.common.name) = (true, Some("node".to_owned()));
+    world
+        .write(Transaction::new().put(key(&own.id), bytes(&own)))
+        .await;
+    let mut report = serde_json::to_value(&own).unwrap();
+    report["capacity"]["diskFreeBytes"] = 17.into();
+    let fields = report.as_object_mut().unwrap();
+    fields.remove("desired");
+    fields.remove("name");
+    let report = serde_json::to_vec(&report).unwrap();
+    let done = world
+        .evil
+        .commit(Transaction::new().put(key(&own.id), report));
+    assert!(matches!(done.await.unwrap(), Outcome::Committed(_)));
+    let stored = world.store.get(&key(&own.id)).await.unwrap().unwrap();
+    own.capacity.disk_free_bytes = 17;
+    assert_eq!(stored.value, bytes(&own));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -566,7 +637,7 @@ async fn of_a_machine_that_it_had_before_it_says_that_nothing_is_left_and_no_mor
         (|_| {}) as fn(&mut Machine),
         |machine| machine.observed.stage = Stage::Running,
         |machine| machine.desired.power = Power::Off,
-        |machine| machine.host = None,
+        |machine| machine.host = Some(machine.left_on[0].clone()),
         |machine| machine.left_on.clear(),
     ] {
         let mut more = moved.clone();
@@ -624,10 +695,9 @@ async fn of_a_machine_that_comes_to_it_it_says_that_it_is_ready_and_has_its_file
     for change in [
         |machine: &mut Machine| machine.host = machine.moving_to().cloned(),
         |machine| machine.observed.stage = Stage::Running,
-        |machine| machine.desired.moving = None,
         |machine| machine.desired.power = Power::Off,
         |machine| machine.reason = Some("mine".to_owned()),
-    ] as [fn(&mut Machine); 5]
+    ] as [fn(&mut Machine); 4]
     {
         let mut more = coming.clone();
         moving(&mut more, |moving| moving.ready = true);

@@ -42,7 +42,7 @@ use crate::etcd::keyspace::Keyspace;
 use crate::{Key, Revision, SharedStore, StoreError};
 use allowances::Allowances;
 use hub::Hub;
-pub use rules::{Audience, Peer, Refusal, Rules, Write};
+pub use rules::{Audience, Peer, Permit, Refusal, Rules, Write};
 #[cfg(feature = "testing")]
 pub use showing::Showing;
 

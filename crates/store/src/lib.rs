@@ -53,7 +53,7 @@ pub use contract::{SharedStore, Store};
 pub use entry::{Batch, Change, Entry, LeaseId, Revision};
 pub use error::StoreError;
 pub use etcd::{EtcdLogin, EtcdOptions, EtcdStore, EtcdTls};
-pub use gateway::{Audience, Gateway, Peer, Refusal, Rules, Write};
+pub use gateway::{Audience, Gateway, Peer, Permit, Refusal, Rules, Write};
 pub use key::{Key, KeyError, Prefix};
 pub use range::{Page, Range};
 pub use sqlite::{SqliteOptions, SqliteStore};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use store::{Audience, EtcdOptions, EtcdStore, Gateway, Key, Peer, Rules, SharedStore};
+use store::{Audience, EtcdOptions, EtcdStore, Gateway, Key, Peer, Permit, Rules, SharedStore};
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -73,7 +73,7 @@ impl Rules for TrustedOnly {
         _key: &Key,
         _now: Option<&Bytes>,
         _then: Option<&Bytes>,
-    ) -> Result<(), String> {
+    ) -> Result<Permit, String> {
         Err("nobody may".to_owned())
     }
 }
@@ -104,10 +104,10 @@ impl Rules for OwnersOnly {
         key: &Key,
         now: Option<&Bytes>,
         then: Option<&Bytes>,
-    ) -> Result<(), String> {
+    ) -> Result<Permit, String> {
         let own = |value: Option<&Bytes>| value.is_none_or(|value| owner(value) == peer);
         match key.collection() != "fixed" && own(now) && own(then) {
-            true => Ok(()),
+            true => Ok(Permit::AsSaid),
             false => Err("that is for its owner".to_owned()),
         }
     }

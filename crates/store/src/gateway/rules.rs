@@ -73,6 +73,15 @@ pub struct Write<'a> {
     pub then: Option<&'a Bytes>,
 }
 
+/// What becomes of a document that a peer may write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Permit {
+    /// It is written, or removed, as the peer says.
+    AsSaid,
+    /// This is written: what is the peer's of what it says, and of the rest what it is.
+    Instead(Bytes),
+}
+
 /// Why what a peer asked for is not done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
@@ -95,7 +104,7 @@ pub trait Rules: Send + Sync + 'static {
         Vec::new()
     }
 
-    /// Whether `peer` may make `then` of `now` (`None`: there is, or will be, no document). Pure.
+    /// Whether `peer` may make `then` of `now` (`None`: there is, or will be, no document), and what is written then. Pure.
     ///
     /// # Errors
     /// Why not, for the log and for the peer.
@@ -105,7 +114,7 @@ pub trait Rules: Send + Sync + 'static {
         key: &Key,
         now: Option<&Bytes>,
         then: Option<&Bytes>,
-    ) -> Result<(), String>;
+    ) -> Result<Permit, String>;
 
     /// What is written in the same transaction with what a peer may write, in documents that it can't. Of what that depends on,
     /// it looks at nothing older than `newest`, and demands that it still is as it was.

@@ -215,8 +215,8 @@ mod tests {
             _: &Key,
             _: Option<&Bytes>,
             _: Option<&Bytes>,
-        ) -> Result<(), String> {
-            Ok(())
+        ) -> Result<crate::Permit, String> {
+            Ok(crate::Permit::AsSaid)
         }
     }
 

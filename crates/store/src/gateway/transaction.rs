@@ -5,7 +5,7 @@ use prost::Message as _;
 use tonic::{Code, Status};
 
 use super::calls::{Slot, failed, header};
-use super::{Peer, Refusal, Shared, Write, leases, status};
+use super::{Peer, Permit, Refusal, Shared, Write, leases, status};
 use crate::etcd::keyspace::{number, revision};
 use crate::etcd::wire::{
     self, DeleteRangeResponse, Header, HeaderResponse, KeyValue, RangeResponse, RequestOp,
@@ -55,7 +55,7 @@ pub(super) async fn answer(
             transaction = transaction.compare(&compare.key, condition);
         }
         let mut existed = Vec::with_capacity(asked.operations.len());
-        let mut written: Vec<(&Operation, Option<Entry>)> = Vec::new();
+        let mut written: Vec<(Operation, Option<Entry>)> = Vec::new();
         let mut guards: Vec<Key> = Vec::new();
         for (operation, is_document) in asked.operations.iter().zip(&asked.documents) {
             let looked_at = match (peer, operation) {
@@ -68,6 +68,7 @@ pub(super) async fn answer(
                 false => None,
             };
             existed.push(now.is_some());
+            let mut operation = operation.clone();
             if let Peer::Named(name) = peer
                 && *is_document
             {
@@ -76,15 +77,15 @@ pub(super) async fn answer(
                 let stale = asked.compares.iter().any(|compare| {
                     compare.key == *operation.key() && !compare.condition.holds(at_of(&now))
                 });
-                if !stale {
-                    permit(shared, peer, name, operation, now.as_ref())?;
-                    newest = newest.max(at);
-                    written.push((operation, now));
-                }
                 guards.push(operation.key().clone());
                 transaction = transaction.revision_is(operation.key(), at);
+                if !stale {
+                    operation = permitted(shared, peer, name, operation, now.as_ref())?;
+                    newest = newest.max(at);
+                    written.push((operation.clone(), now));
+                }
             }
-            transaction = transaction.operation(operation.clone());
+            transaction = transaction.operation(operation);
         }
         transaction = transaction.and(follows(shared, peer, &written, newest).await?);
         match shared.store.commit(transaction).await.map_err(failed)? {
@@ -118,7 +119,7 @@ pub(super) async fn answer(
 async fn follows(
     shared: &Shared,
     peer: &Peer,
-    written: &[(&Operation, Option<Entry>)],
+    written: &[(Operation, Option<Entry>)],
     newest: Revision,
 ) -> Result<Transaction, Status> {
     if written.is_empty() {
@@ -201,35 +202,39 @@ fn at_of(entry: &Option<Entry>) -> Option<Revision> {
     entry.as_ref().map(|entry| entry.revision)
 }
 
-/// That the peer sees what is there, and may make of it what it will.
-fn permit(
+/// What is done of what the peer wants, which sees what is there, and may do that.
+fn permitted(
     shared: &Shared,
     peer: &Peer,
     name: &str,
-    operation: &Operation,
+    operation: Operation,
     now: Option<&Entry>,
-) -> Result<(), Status> {
-    let key = operation.key();
-    let refuse = |reason: String| {
+) -> Result<Operation, Status> {
+    let refuse = |key: &Key, reason: String| {
         tracing::warn!(peer = name, %key, reason, "a write was refused");
         Err(status::denied(format!(
             "{name} may not write {key}: {reason}"
         )))
     };
+    let key = operation.key();
     if now.is_some_and(|now| !shared.sees(peer, now)) {
         // As if it wasn't there, except that it can't be made.
-        return refuse("it is not its own".to_owned());
+        return refuse(key, "it is not its own".to_owned());
     }
-    match (now, then(operation)) {
-        (None, None) => Ok(()),
-        (now, then) => match shared
-            .rules
-            .may_write(name, key, now.map(|now| &now.value), then)
-        {
-            Ok(()) => Ok(()),
-            Err(reason) => refuse(reason),
+    let before = now.map(|now| &now.value);
+    let permit = match (before, then(&operation)) {
+        (None, None) => Permit::AsSaid,
+        (before, then) => match shared.rules.may_write(name, key, before, then) {
+            Ok(permit) => permit,
+            Err(reason) => return refuse(key, reason),
         },
-    }
+    };
+    Ok(match (permit, operation) {
+        (Permit::Instead(value), Operation::Put { key, lease, .. }) => {
+            Operation::Put { key, value, lease }
+        }
+        (_, operation) => operation,
+    })
 }
 
 async fn read(shared: &Shared, peer: &Peer, asked: TxnRequest) -> Result<Asked, Status> {
@@ -417,7 +422,7 @@ mod tests {
             _: &Key,
             _: Option<&Bytes>,
             _: Option<&Bytes>,
-        ) -> Result<(), String> {
+        ) -> Result<Permit, String> {
             Err("nobody may".to_owned())
         }
     }
