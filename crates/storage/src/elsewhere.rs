@@ -2,12 +2,15 @@
 
 use std::fmt::Debug;
 use std::io;
+use std::path::Path;
 use std::pin::Pin;
 
 use bytes::Bytes;
 use cimi::{HostId, MachineId};
 use futures::Stream;
 use futures::future::BoxFuture;
+
+use crate::error::is_loss;
 
 /// A disk as its host gives it, which may be anything.
 pub struct GivenDisk {
@@ -22,12 +25,24 @@ pub struct GivenDisk {
 /// Why a disk isn't given: a sentence.
 #[derive(Debug, thiserror::Error)]
 pub enum NoDisk {
-    /// The host can't be asked, or doesn't know yet that it is to give it.
+    /// The host can't be asked, or doesn't know yet that it is to give it, or can't read it for now.
     #[error("{0}")]
     NotNow(String),
-    /// It has the disk, and can't read it.
+    /// It has the disk, and can't read it: that rarely mends itself.
     #[error("{0}")]
     Unreadable(String),
+}
+
+impl NoDisk {
+    /// On the host itself: its `file` can't be opened or read, with this error. Blocks.
+    #[must_use]
+    pub fn of(error: &io::Error, file: &Path) -> Self {
+        let why = format!("{}: {error}", file.display());
+        match is_loss(error, file) {
+            true => Self::Unreadable(why),
+            false => Self::NotNow(why),
+        }
+    }
 }
 
 /// How hosts that have joined are asked for the disks of their machines.

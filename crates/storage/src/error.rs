@@ -232,6 +232,23 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), StorageFull | QuotaExceeded)
 }
 
+/// Whether a `file` that can't be opened or read, with this error, is gone from its folder, or its medium is broken: that rarely mends
+/// itself. Whatever else the system says (too many open files, no memory, a file system that isn't mounted or doesn't answer)
+/// passes. Blocks.
+#[must_use]
+pub fn is_loss(error: &io::Error, file: &Path) -> bool {
+    use rustix::io::Errno;
+    let folder_is_there = || {
+        let folder = file.parent().map(Path::try_exists);
+        matches!(folder, Some(Ok(true)))
+    };
+    match Errno::from_io_error(error) {
+        Some(Errno::IO) => true,
+        Some(Errno::NOENT) => folder_is_there(),
+        _ => false,
+    }
+}
+
 impl From<documents::DocumentsError> for Error {
     fn from(error: documents::DocumentsError) -> Self {
         Self::Document(Arc::new(error))
@@ -250,23 +267,12 @@ impl Error {
         }
     }
 
-    /// Whether this very file is gone from its folder, or its medium is broken: that rarely mends itself. Whatever else the
-    /// system says (too many open files, no memory, a file system that isn't mounted or doesn't answer) passes. Blocks.
+    /// Whether this is a [loss](is_loss) of this very file. Blocks.
     pub(crate) fn is_loss_of(&self, file: &Path) -> bool {
-        use rustix::io::Errno;
-        let Self::Io { path, source, .. } = self else {
-            return false;
-        };
-        let folder_is_there = || {
-            let folder = file.parent().map(Path::try_exists);
-            matches!(folder, Some(Ok(true)))
-        };
-        path == file
-            && match Errno::from_io_error(source) {
-                Some(Errno::IO) => true,
-                Some(Errno::NOENT) => folder_is_there(),
-                _ => false,
-            }
+        match self {
+            Self::Io { path, source, .. } => path == file && is_loss(source, file),
+            _ => false,
+        }
     }
 
     /// For `map_err` on file system calls: `Error::io("create", path)`.

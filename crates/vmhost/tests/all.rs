@@ -13,6 +13,7 @@ mod iscsi_is_used_where_qemu_can;
 mod links_are_switched;
 mod machines_are_guarded_by_a_guard;
 mod machines_are_restarted_whatever_ends_them;
+mod machines_give_their_disks;
 mod machines_go_to_other_hosts;
 mod machines_rest;
 mod support;

@@ -373,3 +373,33 @@ async fn a_volume_that_was_taken_away_unheard_and_is_given_again_is_another_disk
     world.succeeds(&job).await;
     world.settles().await;
 }
+
+#[tokio::test]
+async fn who_waits_for_a_volume_hears_what_is_wanted_of_its_machine_meanwhile() {
+    let mut world = World::new().await;
+    world.volumes.are_elsewhere();
+    let mut all = Vec::new();
+    for _ in 0..2 {
+        let id = world.running(json!({})).await;
+        let volume = world.volume().await;
+        let job = world.attach(&id, &volume).await;
+        world.succeeds(&job).await;
+        all.push(id);
+    }
+    // Whoever begins anew asks for the ways to the volumes, of which nothing is heard.
+    world.stop().await;
+    world.volumes.hang(true);
+    let before = world.volumes.times_hung();
+    world.start().await;
+    while world.volumes.times_hung() < before + all.len() {
+        tokio::task::yield_now().await;
+    }
+    let job = world.act(&all[0], "stop", true).await;
+    world.succeeds(&job).await;
+    assert!(!world.lives(&all[0]));
+    let job = world.act(&all[1], "kill", true).await;
+    world.succeeds(&job).await;
+    world.gone(&all[1]).await;
+    world.volumes.hang(false);
+    world.settles().await;
+}

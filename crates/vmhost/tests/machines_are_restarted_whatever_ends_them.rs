@@ -1,15 +1,17 @@
 //! A restart that was asked for is carried out, also if the run ends first that it was asked for.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate::controller_cloud::{PATIENCE, World};
 use cimi::{
-    lifecycle::{MachineState, Phase, Power},
+    lifecycle::{MachineState, Phase, Power, Stage},
     resources::Machine,
 };
+use futures::FutureExt as _;
+use parking_lot::Mutex;
 use serde_json::json;
-use vmhost::{ExitCause, MachineEvent, RunningMachine as _, simulated::Behaviour};
+use vmhost::{ExitCause, MachineEvent, RunState, RunningMachine as _, simulated::Behaviour};
 
 const ENDS: [&str; 3] = ["halt", "panic", "die"];
 
@@ -121,6 +123,57 @@ async fn a_paused_guest_that_is_started_and_then_restarted_is_reset() {
     let machine = world.phase(&id, Phase::Running).await;
     assert_eq!((machine.observed.run, machine.observed.restart), (2, 1));
     world.settles().await;
+}
+
+#[tokio::test]
+async fn what_has_run_nothing_when_its_host_comes_back_has_had_its_restart() {
+    let mut world = patient().await;
+    let (id, job) = world.create(json!({"initialState": "PAUSED"})).await;
+    world.succeeds(&job).await;
+    world.crash().await;
+    let guest = world.guest(&id);
+    let state = guest.status().await.unwrap().run_state;
+    assert_eq!(state, RunState::Prelaunch);
+    let mut events = guest.events();
+    let start_and_restart = |machine: &mut Machine| {
+        machine.desired.rest = None;
+        machine.desired.run += 1;
+        machine.desired.restart += 1;
+    };
+    world.edit_meanwhile(&id, start_and_restart).await;
+    world.start().await;
+    let has_restarted =
+        |machine: &Machine| machine.phase == Phase::Running && machine.observed.restart == 1;
+    world.until(&id, "its restart", has_restarted).await;
+    world.settles().await;
+    assert!(Arc::ptr_eq(&guest, &world.guest(&id)), "the same process");
+    while let Some(event) = events.next().now_or_never() {
+        let event = event.unwrap();
+        let is_restarted = matches!(event, MachineEvent::HostReset | MachineEvent::PowerButton);
+        assert!(!is_restarted, "{event:?}");
+    }
+}
+
+/// An image may be made from it until that is known.
+#[tokio::test]
+async fn a_disk_that_was_left_is_known_to_be_written_before_anybody_writes_it() {
+    let world = patient().await;
+    let id = world.running(json!({"restartPolicy": "always"})).await;
+    let lived = Arc::new(Mutex::new(Vec::new()));
+    let (noted, simulated) = (lived.clone(), world.simulated.clone());
+    world.writes.with(move |text| {
+        if let Ok(machine) = serde_json::from_str::<Machine>(text)
+            && machine.observed.stage == Stage::Booting
+        {
+            noted.lock().push(!simulated.running().is_empty());
+        }
+        Box::pin(async { Ok(()) })
+    });
+    end(&world, &id, "halt");
+    let begins_anew =
+        |machine: &Machine| machine.phase == Phase::Running && !lived.lock().is_empty();
+    world.until(&id, "another process", begins_anew).await;
+    assert_eq!(*lived.lock(), [false]);
 }
 
 /// Not when the machine is wanted on again before the stop is over, either.

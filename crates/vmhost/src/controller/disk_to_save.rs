@@ -1,10 +1,17 @@
 //! The root disk of a machine that is off, for the storage, which makes an image of it.
 
-use std::{fs::File, io, os::unix::fs::FileExt as _, sync::Arc};
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use cimi::resources::Machine;
 use futures::stream;
+use storage::elsewhere::NoDisk;
 use tokio::{sync::mpsc, task::spawn_blocking};
 
 use super::{
@@ -22,11 +29,12 @@ const AHEAD: usize = 2;
 
 impl VmHost {
     /// The file of a machine's root disk, an overlay on its image, with its length in bytes; none of a machine that isn't here, or
-    /// isn't off. It is only read, and stays what it is as long as the rules have the machine wait for its image.
+    /// isn't off. It is only read, and stays what it is as long as the rules have the machine wait for its image. If it can't be read on,
+    /// an error says so that holds a [`NoDisk`].
     ///
     /// # Errors
     /// If it can't be opened.
-    pub async fn disk_to_save(&self, machine: &str) -> io::Result<Option<(u64, Packed)>> {
+    pub async fn disk_to_save(&self, machine: &str) -> Result<Option<(u64, Packed)>, NoDisk> {
         let shared = &self.0.shared;
         let read = shared.documents.machines.get(machine);
         let is_left =
@@ -35,37 +43,44 @@ impl VmHost {
             return Ok(None);
         };
         let path = prepare::folder(&shared.settings, &read).join(ROOT_DISK);
+        let disk = path.clone();
         let opened = spawn_blocking(move || {
-            let file = File::open(path)?;
-            let length = file.metadata()?.len();
-            io::Result::Ok((file, length))
+            let length_of = |file: File| Ok((file.metadata()?.len(), file));
+            let opened = File::open(&disk).and_then(length_of);
+            opened.map_err(|error| NoDisk::of(&error, &disk))
         });
-        let (file, length) = opened.await.map_err(io::Error::other)??;
+        let (length, file) = opened.await.unwrap_or_else(|error| Err(not_now(&error)))?;
         tracing::info!(vmid = %read.vmid, length, "the disk is given to the storage, to be saved");
-        Ok(Some((length, pieces(file, length))))
+        Ok(Some((length, pieces(file, path, length))))
     }
 }
 
+/// The system doesn't even try to read.
+fn not_now(error: &tokio::task::JoinError) -> NoDisk {
+    NoDisk::NotNow(error.to_string())
+}
+
+fn read(file: &File, path: &Path, at: u64, size: u64) -> Result<Bytes, NoDisk> {
+    let mut piece = vec![0; usize::try_from(size).unwrap_or_default()];
+    let read = file.read_exact_at(&mut piece, at);
+    read.map_err(|error| NoDisk::of(&error, path))?;
+    Ok(Bytes::from(piece))
+}
+
 /// What a file holds. Ends when nobody takes it any more.
-fn pieces(file: File, length: u64) -> Packed {
+fn pieces(file: File, path: PathBuf, length: u64) -> Packed {
     let (to, pieces) = mpsc::channel(AHEAD);
     tokio::spawn(async move {
-        let (file, mut at) = (Arc::new(file), 0);
+        let (file, mut at) = (Arc::new((file, path)), 0);
         while at < length {
             let (from, size) = (Arc::clone(&file), PIECE_BYTES.min(length - at));
-            let read = spawn_blocking(move || {
-                let mut piece = vec![0; usize::try_from(size).unwrap_or_default()];
-                from.read_exact_at(&mut piece, at)?;
-                Ok(Bytes::from(piece))
-            });
-            let piece = read
-                .await
-                .unwrap_or_else(|error| Err(io::Error::other(error)));
+            let piece = spawn_blocking(move || read(&from.0, &from.1, at, size)).await;
+            let piece = piece.unwrap_or_else(|error| Err(not_now(&error)));
             if let Err(error) = &piece {
                 tracing::error!(at, %error, "a disk that is to be saved can't be read on");
             }
             let is_last = piece.is_err();
-            if to.send(piece).await.is_err() || is_last {
+            if to.send(piece.map_err(io::Error::other)).await.is_err() || is_last {
                 return;
             }
             at += size;
@@ -92,12 +107,13 @@ mod tests {
         let content: Vec<u8> = (0..700_000_u32).map(|n| (n % 251) as u8).collect();
         std::fs::write(&path, &content).unwrap();
         let length = content.len() as u64;
-        let come: Vec<_> = pieces(File::open(&path).unwrap(), length).collect().await;
+        let open = || File::open(&path).unwrap();
+        let come: Vec<_> = pieces(open(), path.clone(), length).collect().await;
         let come: Vec<Bytes> = come.into_iter().map(|piece| piece.unwrap()).collect();
         assert!(come.concat() == content);
-        let come: Vec<_> = pieces(File::open(&path).unwrap(), length + 1)
-            .collect()
-            .await;
-        assert!(come.last().unwrap().is_err());
+        let come: Vec<_> = pieces(open(), path.clone(), length + 1).collect().await;
+        let end = come.last().unwrap().as_ref().unwrap_err();
+        let why = end.get_ref().unwrap().downcast_ref();
+        assert!(matches!(why, Some(NoDisk::NotNow(_))), "{end:?}");
     }
 }

@@ -42,9 +42,11 @@ impl Worker {
             let id = DiskId::new(volume_disk(attached))?;
             let present = disks.iter().find(|disk| disk.id == id);
             // Also of what is there already, and of what is to go: what a guest has written goes there first.
-            let place = match prepare::ready(&self.shared, machine, attached).await {
-                Ok(place) => place,
-                Err(error) => {
+            let ready = prepare::ready(&self.shared, machine, attached);
+            let place = match self.unless_wanted_otherwise(machine, ready).await {
+                None => return Ok(Next::Again),
+                Some(Ok(place)) => place,
+                Some(Err(error)) => {
                     tracing::warn!(volume = %attached.volume, %error, "the volume can't be used yet");
                     next = sooner(next, Next::WaitUntil(Instant::now() + ASK_AGAIN));
                     continue;

@@ -408,11 +408,22 @@ impl Worker {
         Ok(())
     }
 
-    /// Opens the ways to its volumes, which ended with who was here before. Until they are there again QEMU doesn't even stop.
+    /// Opens the ways to its volumes, which ended with who was here before. Until they are there again QEMU doesn't even stop, unless
+    /// it is ended by force: so nobody waits for them who wants something else of the machine.
     async fn lead_to_volumes(&self, machine: &Machine) -> Result<(), StepError> {
         let volumes = machine.volumes.iter();
         let ready = volumes.map(|attached| prepare::ready(&self.shared, machine, attached));
-        let ready = futures::future::join_all(ready).await;
+        let ready = futures::future::join_all(ready);
+        let Some(ready) = self.unless_wanted_otherwise(machine, ready).await else {
+            return match machine.observed.stage {
+                Stage::Crossing => {
+                    let why =
+                        "its volumes were not at hand yet when something else was wanted of it";
+                    Err(PrepareError::NotNow(why.to_owned()).into())
+                }
+                _ => Ok(()),
+            };
+        };
         for (attached, ready) in machine.volumes.iter().zip(ready) {
             let Err(error) = ready else { continue };
             if machine.observed.stage == Stage::Crossing {
@@ -422,6 +433,36 @@ impl Worker {
             tracing::warn!(volume = %attached.volume, %error, "not at hand; tried again when it is looked at");
         }
         Ok(())
+    }
+
+    /// What comes of `work`, which can be given up at any point and begun again; none as soon as something else is wanted of the machine
+    /// than when `machine` was read, or the controller stops.
+    pub(super) async fn unless_wanted_otherwise<T>(
+        &self,
+        machine: &Machine,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
+        let is_wanted_so = || {
+            let now = self.shared.documents.machines.get(&self.id);
+            now.is_some_and(|now| now.desired == machine.desired && now.host == machine.host)
+        };
+        let mut work = std::pin::pin!(work);
+        let mut rung = false;
+        let done = loop {
+            if !is_wanted_so() {
+                break None;
+            }
+            tokio::select! {
+                done = &mut work => break Some(done),
+                () = self.stop.cancelled() => break None,
+                () = self.bell.notified() => rung = true,
+            }
+        };
+        if rung {
+            // Whatever has changed beside is for the next step.
+            self.bell.notify_one();
+        }
+        done
     }
 
     fn connect(&mut self, handle: Arc<dyn RunningMachine>) {

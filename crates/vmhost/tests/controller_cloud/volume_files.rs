@@ -20,6 +20,8 @@ struct Told {
     silence: Mutex<Option<String>>,
     refusal: Mutex<Option<String>>,
     refused: Mutex<usize>,
+    hangs: Mutex<bool>,
+    hung: Mutex<usize>,
     lost: Mutex<Vec<String>>,
     begun: Mutex<usize>,
 }
@@ -38,6 +40,16 @@ impl TestVolumes {
     /// The storage doesn't give them, for this reason; none: it does.
     pub fn refused(&self, why: Option<&str>) {
         *self.0.refusal.lock() = why.map(str::to_owned);
+    }
+
+    /// Whether who asks for one hears nothing at all.
+    pub fn hang(&self, hangs: bool) {
+        *self.0.hangs.lock() = hangs;
+    }
+
+    /// How often somebody began to wait for an answer that doesn't come.
+    pub fn times_hung(&self) -> usize {
+        *self.0.hung.lock()
     }
 
     /// How often somebody was refused one.
@@ -66,6 +78,10 @@ impl VolumeFiles for TestVolumes {
         _by: &'a VolumeUser,
         attached: &'a AttachedVolume,
     ) -> BoxFuture<'a, Result<VolumePlace, String>> {
+        if *self.0.hangs.lock() {
+            *self.0.hung.lock() += 1;
+            return futures::future::pending().boxed();
+        }
         if let Some(why) = self.0.refusal.lock().clone() {
             *self.0.refused.lock() += 1;
             return async { Err(why) }.boxed();

@@ -169,7 +169,7 @@ impl Worker {
                 .is_some_and(|way| way.since == since)
             {
                 machine.observed.stays = Some(since);
-                machine.reason = Some(format!("it is not moved: {why}"));
+                machine.reason = Some(Machine::not_moved(&why));
             }
         })
         .await?;
