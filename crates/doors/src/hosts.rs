@@ -339,17 +339,13 @@ impl HostDoor {
                     .await;
             }
             Some(Some(Peer::Host(peer))) => {
-                let seats = match spoken {
-                    Spoken::Http => &self.seats,
-                    Spoken::Volume | Spoken::Target => &self.volume_seats,
-                    Spoken::Calls => &self.call_seats,
-                    Spoken::Crossing => &self.crossing_seats,
+                let (seats, for_what) = match spoken {
+                    Spoken::Http => (&self.seats, "documents and images"),
+                    Spoken::Volume | Spoken::Target => (&self.volume_seats, "volumes"),
+                    Spoken::Calls => (&self.call_seats, "what it is asked"),
+                    Spoken::Crossing => (&self.crossing_seats, "machines on their way"),
                 };
-                let Some(seat) = seats.take(&peer.host) else {
-                    if matches!(spoken, Spoken::Volume | Spoken::Target) {
-                        tracing::warn!(host = peer.host, %from, "a host doesn't get a volume: it has {VOLUMES_PER_HOST} connections for volumes already");
-                    }
-                    tracing::debug!(host = peer.host, %from, "no more connection of this host is taken");
+                let Some(seat) = seats.take(&peer.host, for_what) else {
                     return;
                 };
                 // After the seat is taken: whoever is removed from now on finds it.

@@ -1,7 +1,7 @@
 //! What an entry asks hosts that have joined, and what becomes of their answers. A host is believed nothing but what it says of
 //! itself: names of meters are ours, and its findings are told as its.
 
-use std::{error::Error as _, fmt, io};
+use std::{error::Error as _, fmt, io, time::Instant};
 
 use cimi::{HostId, MachineId, Timestamp, resources::EventSeverity};
 use cloud::{ByteStream, CloudError, Console, ConsoleRange, MeterReading};
@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use storage::elsewhere::{DisksElsewhere, GivenDisk, NoDisk};
 use vmhost::controller::{ASPECTS, METER_INTERVAL, Reading};
+
+use crate::joined_host::AWAY_AT_MOST;
 
 /// Where a console begins that was asked for.
 pub const CONSOLE_START: &str = "x-console-start";
@@ -118,6 +120,8 @@ pub struct Elsewhere {
     pub documents: Documents,
     pub calls: HostCalls,
     pub meetings: Meetings,
+    /// Since when hosts can connect here.
+    pub began: Instant,
 }
 
 impl Elsewhere {
@@ -213,6 +217,21 @@ impl Elsewhere {
     }
 
     fn not_examined(&self, host: &HostId, error: &CallError) -> Value {
+        let waited = self.began.elapsed();
+        if matches!(error, CallError::NotConnected) && waited < AWAY_AT_MOST {
+            return json!({
+                "kind": "host",
+                "what": self.name(host),
+                "detail": format!(
+                    "the host was not examined yet: this entry began {} s ago, and hosts come back to it within {} s",
+                    waited.as_secs(),
+                    AWAY_AT_MOST.as_secs()
+                ),
+                "repair": "ask again in a moment",
+                "severity": EventSeverity::Low,
+                "host": host.to_string(),
+            });
+        }
         json!({
             "kind": "host",
             "what": self.name(host),
@@ -266,6 +285,11 @@ impl DisksElsewhere for Elsewhere {
                 Err(CallError::Refused(StatusCode::INTERNAL_SERVER_ERROR)) => {
                     return Err(unreadable(&name));
                 }
+                Err(CallError::Refused(StatusCode::SERVICE_UNAVAILABLE)) => {
+                    return Err(NoDisk::NotNow(format!(
+                        "its host {name} can't read the machine's disk for now: its log says why"
+                    )));
+                }
                 Err(error) => {
                     let why = self.unreachable(host, &question, &error).to_string();
                     return Err(NoDisk::NotNow(why));
@@ -297,6 +321,27 @@ fn unreadable(host: &str) -> NoDisk {
     ))
 }
 
+/// How a host tells that it can't go on with a disk: as one that was cut off, if that passes, so that it is asked again.
+pub fn broken_off(error: io::Error) -> io::Error {
+    let why = error.get_ref().and_then(|why| why.downcast_ref());
+    match why {
+        Some(NoDisk::NotNow(why)) => io::Error::other(ForNow {
+            why: why.clone(),
+            reset: h2::Reason::CANCEL.into(),
+        }),
+        _ => error,
+    }
+}
+
+/// By this the stream is reset so; by other errors with [`h2::Reason::INTERNAL_ERROR`].
+#[derive(Debug, thiserror::Error)]
+#[error("{why}")]
+struct ForNow {
+    why: String,
+    #[source]
+    reset: h2::Error,
+}
+
 /// Whether a host says that it can't go on with what it was sending: nothing is wrong with the connection.
 fn gave_up(error: &hyper::Error) -> bool {
     let error = error.source().and_then(|error| error.downcast_ref());
@@ -306,7 +351,7 @@ fn gave_up(error: &hyper::Error) -> bool {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)] // a test that panics has failed
+#[allow(clippy::panic, clippy::unwrap_used)] // a test that panics has failed
 mod tests {
     use std::{convert::Infallible, sync::Arc};
 
@@ -322,6 +367,38 @@ mod tests {
     use tokio::sync::Notify;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_host_that_is_away_from_an_entry_that_has_just_begun_is_awaited() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store::SqliteStore::open(folder.path().join("db")).unwrap();
+        let documents = Documents::open(Arc::new(store)).await.unwrap();
+        let mut host = cimi::testing::host();
+        (host.runs_machines, host.desired.apart) = (true, true);
+        documents.changes().create(&host).commit().await.unwrap();
+        let mut elsewhere = Elsewhere {
+            documents,
+            calls: HostCalls::default(),
+            meetings: Meetings::default(),
+            began: Instant::now(),
+        };
+        for (severity, told) in [
+            (EventSeverity::Low, "not examined yet: this entry began "),
+            (
+                EventSeverity::Medium,
+                "not examined: it is not connected to this entry",
+            ),
+        ] {
+            let findings = elsewhere.findings().await;
+            let [finding] = findings.as_slice() else {
+                panic!("{findings:?}");
+            };
+            let detail = finding["detail"].as_str().unwrap();
+            assert!(detail.contains(told), "{detail}");
+            assert_eq!(finding["severity"], json!(severity));
+            elsewhere.began -= AWAY_AT_MOST;
+        }
+    }
 
     #[test]
     fn a_question_is_understood_as_it_was_asked() {
@@ -360,14 +437,15 @@ mod tests {
         }
     }
 
-    /// How an answer ends that began, as who asked sees it.
-    async fn end_of_one(is_cut: bool) -> hyper::Error {
+    /// How an answer ends that began, as who asked sees it; it breaks off with this error, or is cut.
+    async fn end_of_one(breaks: Option<io::Error>) -> hyper::Error {
         let begun = Arc::new(Notify::new());
         let part = stream::iter([Ok(Frame::data(Bytes::from_static(b"a part")))]);
         let bad = Arc::clone(&begun);
+        let is_cut = breaks.is_none();
         let broken = stream::once(async move {
             bad.notified().await;
-            Err(io::Error::other("a bad sector"))
+            Err(broken_off(breaks.unwrap()))
         });
         let body = StreamBody::new(part.chain(broken)).boxed_unsync();
         let (here, there) = tokio::io::duplex(1 << 16);
@@ -397,10 +475,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_host_that_cannot_read_on_is_told_from_one_that_is_cut_off() {
-        let error = end_of_one(false).await;
-        assert!(gave_up(&error), "{error:?}");
-        let error = end_of_one(true).await;
+    async fn a_host_that_cannot_read_on_is_told_from_one_that_is_cut_off_or_can_later() {
+        let unreadable = NoDisk::Unreadable("a bad sector".to_owned());
+        for broken in [io::Error::other(unreadable), io::Error::other("a bug")] {
+            let error = end_of_one(Some(broken)).await;
+            assert!(gave_up(&error), "{error:?}");
+        }
+        let error = end_of_one(None).await;
+        assert!(!gave_up(&error), "{error:?}");
+        let passes = NoDisk::NotNow("too many open files".to_owned());
+        let error = end_of_one(Some(io::Error::other(passes))).await;
         assert!(!gave_up(&error), "{error:?}");
     }
 }

@@ -37,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 use trust::{Joined, REMOVED, RENEW_PATH, RenewRequest, SERVER_NAME};
 use vmhost::{controller::VmHost, guard::Moment, qemu::QemuHypervisor};
 
+pub use self::answers::AWAY_AT_MOST;
 pub(crate) use self::watchdog::FOLDER as GUARD_FOLDER;
 use self::{
     answers::Answers,

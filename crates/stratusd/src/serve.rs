@@ -121,6 +121,7 @@ pub async fn serve(
         documents: documents.clone(),
         calls: calls.clone(),
         meetings: meetings.clone(),
+        began: Instant::now(),
     };
     let host = LocalHost {
         shares_by_iscsi: config.storage.share == "iscsi",

@@ -1,12 +1,19 @@
 //! The connections of hosts: so many of each, cut off together.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{images, moves};
+
+/// How often a host's refusals are told: it may ask as often as it likes.
+const TELLING: Duration = Duration::from_secs(60);
 
 /// By host.
 pub(super) struct Seats {
@@ -17,6 +24,8 @@ pub(super) struct Seats {
 /// The connections of one host.
 struct OfHost {
     taken: usize,
+    /// When it was told last that it gets no more.
+    told: Option<Instant>,
     /// Cancelled when the host is one no more.
     cut: CancellationToken,
     /// Turns for images.
@@ -29,6 +38,7 @@ impl Default for OfHost {
     fn default() -> Self {
         Self {
             taken: 0,
+            told: None,
             cut: CancellationToken::new(),
             transfers: Arc::new(Semaphore::new(images::OF_ONE_HOST)),
             arrivals: Arc::new(Semaphore::new(moves::TO_ONE_HOST)),
@@ -52,11 +62,19 @@ impl Seats {
         }
     }
 
-    /// One more for a host; none if it has all that it gets.
-    pub(super) fn take(&self, host: &str) -> Option<Seat<'_>> {
+    /// One more for a host; none if it has all that it gets, which the log tells now and then: what it is `for_what`.
+    pub(super) fn take(&self, host: &str, for_what: &str) -> Option<Seat<'_>> {
         let mut seats = self.of_hosts.lock();
         let of_host = seats.entry(host.to_owned()).or_default();
         if of_host.taken >= self.per_host {
+            if of_host.told.is_none_or(|told| told.elapsed() >= TELLING) {
+                of_host.told = Some(Instant::now());
+                let most = self.per_host;
+                tracing::warn!(
+                    host,
+                    "a host has {most} connections for {for_what}, and gets no more at once"
+                );
+            }
             return None;
         }
         of_host.taken += 1;

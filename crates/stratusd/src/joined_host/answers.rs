@@ -16,13 +16,14 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ClientConfig;
 use serde::Serialize;
+use storage::elsewhere::NoDisk;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use trust::{CALL_PROTOCOL, HostKey};
 use vmhost::controller::VmHost;
 
 use crate::{
-    asking_hosts::{CONSOLE_START, Question, sent},
+    asking_hosts::{CONSOLE_START, Question, broken_off, sent},
     joining::{Believed, Entry, Kept},
     own_host,
 };
@@ -32,6 +33,10 @@ const CONNECTING: Duration = Duration::from_secs(4);
 /// Rest before an entry is connected to again; it grows up to the second while that doesn't succeed.
 const REST: Duration = Duration::from_secs(1);
 const LONGEST_REST: Duration = Duration::from_secs(15);
+/// How long a host may be away from an entry that has just begun, and all is well: it rests, and may have begun to connect a moment
+/// before.
+pub const AWAY_AT_MOST: Duration =
+    Duration::from_secs(LONGEST_REST.as_secs() + 2 * CONNECTING.as_secs());
 /// Questions at once, consoles that are followed among them.
 const QUESTIONS: u32 = 256;
 /// How often a quiet connection is tried, and how long the answer may take.
@@ -127,16 +132,21 @@ impl Answers {
             Some(Question::Disk(machine)) => {
                 match self.machines.disk_to_save(machine.local()).await {
                     Ok(Some((length, pieces))) => {
-                        let pieces = StreamBody::new(pieces.map_ok(Frame::data));
+                        let pieces = pieces.map_ok(Frame::data).map_err(broken_off);
+                        let pieces = StreamBody::new(pieces);
                         let mut answer = Response::new(pieces.boxed_unsync());
                         let headers = answer.headers_mut();
                         headers.insert(header::CONTENT_LENGTH, length.into());
                         answer
                     }
                     Ok(None) => status(StatusCode::NOT_FOUND),
-                    Err(error) => {
-                        tracing::error!(%machine, %error, "a disk that is to be saved can't be read");
+                    Err(NoDisk::Unreadable(why)) => {
+                        tracing::error!(%machine, why, "a disk that is to be saved can't be read");
                         status(StatusCode::INTERNAL_SERVER_ERROR)
+                    }
+                    Err(NoDisk::NotNow(why)) => {
+                        tracing::warn!(%machine, why, "a disk that is to be saved can't be read for now");
+                        status(StatusCode::SERVICE_UNAVAILABLE)
                     }
                 }
             }
