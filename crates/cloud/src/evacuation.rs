@@ -130,9 +130,9 @@ impl Cloud {
             {
                 let mut next = read.document.0.clone();
                 next.desired.moving = None;
-                next.reason = Some(
-                    "it is not moved: the host that it was to go to is being removed".to_owned(),
-                );
+                next.reason = Some(Machine::not_moved(
+                    "the host that it was to go to is being removed",
+                ));
                 match step::step(documents, &read, next).commit().await {
                     Ok(_) => break,
                     Err(error) if error.is_conflict() => {}

@@ -353,6 +353,7 @@ impl Cloud {
             Kind::Volume => self.edit_volume(context, id, changes).await,
             Kind::User => self.edit_user(context, id, changes).await,
             Kind::Address => self.edit_address(context, id, changes).await,
+            Kind::Host => self.edit_host(context, id, changes).await,
             Kind::ServiceConfiguration => {
                 self.edit_service_configuration(context, id, changes).await
             }

@@ -3,19 +3,19 @@
 use std::sync::Arc;
 
 use cimi::{
-    model::Kind,
+    model::{Changes, Kind},
     resources::{
         Host, Machine,
         weight::{CPUS, MEMORY_KIB},
     },
 };
-use documents::{Cached, Documents};
+use documents::{Cached, Documents, DocumentsError};
 use placement::Means;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    Cloud, CloudError, Rel, Result,
-    catalogue::{Public, object},
+    Cloud, CloudError, Done, OpContext, Rel, Result,
+    catalogue::{self, Public, object},
 };
 
 impl Public for Host {
@@ -92,6 +92,39 @@ impl Public for Host {
 pub(crate) const WITHOUT_STORAGE: &str = "without a way to the cloud's storage";
 
 impl Cloud {
+    /// Changes a host. When its maintenance ends, so do the reasons why its machines were not moved away for that: whoever writes it
+    /// once more after a crash completes this.
+    pub(crate) async fn edit_host(
+        &self,
+        context: &OpContext,
+        local: &str,
+        changes: Changes,
+    ) -> Result<Done> {
+        let is_opened = changes.get("maintenance") == Some(&Some(Value::Bool(false)));
+        let documents = &self.0.documents;
+        let done = catalogue::edit::<Host>(documents, context, local, changes).await?;
+        if is_opened {
+            for machine in documents.machines.by_index("host", local) {
+                let forgotten = documents.update(machine.id(), |machine: &mut Machine| {
+                    let is_there = machine
+                        .host
+                        .as_ref()
+                        .is_some_and(|host| host.local() == local);
+                    let is_said = is_there && machine.tells_that_it_is_not_moved();
+                    if is_said {
+                        machine.reason = None;
+                    }
+                    Ok::<_, DocumentsError>(is_said)
+                });
+                match forgotten.await {
+                    Ok(_) | Err(DocumentsError::Absent { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(done)
+    }
+
     /// Refuses what the host of a machine has no means for, or the one that it is on its way to. What such a host is, and what can be
     /// done instead, is told.
     ///

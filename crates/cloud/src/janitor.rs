@@ -85,10 +85,11 @@ impl Cloud {
                 || finished > with_slack(retention.jobs_at_most)
         };
         loop {
+            let was_over = is_over();
             let forgotten = self.forget_old(retention).await;
             self.evict(retention.images).await;
-            // If the database takes no changes: rounds only.
-            let is_stuck = forgotten == 0 && is_over();
+            // If the database takes no changes: rounds only. What came meanwhile was not tried yet.
+            let is_stuck = was_over && forgotten == 0 && is_over();
             let surplus = until(&mut events, &mut jobs, || !is_stuck && is_over());
             // By itself once in a while, or as soon as there is too much.
             let _ = tokio::time::timeout(ROUND, surplus).await;

@@ -118,7 +118,7 @@ impl Cloud {
                     read.document.id
                 )));
             }
-            next.reason = Some("it is not moved: an administrator has cancelled that".to_owned());
+            next.reason = Some(Machine::not_moved("an administrator has cancelled that"));
             next.settle();
             let user = context.user().unwrap_or_default();
             let now = Timestamp::now();
@@ -334,7 +334,7 @@ fn next_of(documents: &Documents, machine: &Machine, late: Option<Timestamp>) ->
     next.desired.moving = None;
     // Its host has said why.
     if !stays && machine.observed.refused != Some(machine.desired.since) {
-        next.reason = Some(format!("it is not moved: {why}"));
+        next.reason = Some(Machine::not_moved(why));
     }
     Some(next)
 }

@@ -10,16 +10,34 @@ use cimi::{
 };
 use cloud::{CloudError, Eviction, Retention};
 use serde_json::json;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     image_finder::{became, machine, wanted, with_finder},
     support::{World, admin, alice, bob, split, until},
 };
 
-#[tokio::test]
-async fn what_nobody_needs_goes_unless_it_is_pinned() {
+/// Where images are found by their names.
+async fn world() -> World {
     let mut world = World::start().await;
     with_finder(&mut world).await;
+    world
+}
+
+/// The cloud's own work, as long as this is kept.
+fn janitor(world: &World, retention: Retention) -> AbortOnDropHandle<()> {
+    let cloud = world.cloud.clone();
+    AbortOnDropHandle::new(tokio::spawn(async move { cloud.run(retention).await }))
+}
+
+fn stays(world: &World, id: &str) -> bool {
+    let image = world.documents.images.get(split(id).1);
+    image.is_some_and(|image| !image.desired.deleted)
+}
+
+#[tokio::test]
+async fn what_nobody_needs_goes_unless_it_is_pinned() {
+    let world = world().await;
     let mut ids = Vec::new();
     for name in ["used", "pinned", "idle", "failed", "coming"] {
         let (id, _) = wanted(&world, &alice(), &format!("catalogue:cat:{name}"))
@@ -56,26 +74,16 @@ async fn what_nobody_needs_goes_unless_it_is_pinned() {
         },
         ..Retention::default()
     };
-    let cloud = world.cloud.clone();
-    let janitor = tokio::spawn(async move { cloud.run(retention).await });
-    let goes = |id: &String| {
-        world
-            .documents
-            .images
-            .get(split(id).1)
-            .unwrap()
-            .desired
-            .deleted
-    };
+    let _janitor = janitor(&world, retention);
+    let stays = |id: &str| stays(&world, id);
     until("idle and failed ones go", || async {
-        goes(idle) && goes(failed)
+        !stays(idle) && !stays(failed)
     })
     .await;
     for id in [used, pinned, coming] {
-        assert!(!goes(id), "{id}");
+        assert!(stays(id), "{id}");
     }
-    assert!(!goes(&imported.to_string()), "what somebody imported stays");
-    janitor.abort();
+    assert!(stays(&imported.to_string()), "what somebody imported stays");
 }
 
 /// Images that were needed last so many minutes ago; those of 0 are on their way.
@@ -125,8 +133,7 @@ async fn rounds(world: &World, most_events: usize) {
 
 #[tokio::test]
 async fn for_an_image_that_waits_for_room_one_after_the_other_goes_until_there_is_enough() {
-    let mut world = World::start().await;
-    with_finder(&mut world).await;
+    let world = world().await;
     let [old, older, new, waits] = last_needed(&world, [60, 90, 30, 0]).await;
     let needs_space = async |needs: bool| {
         let edit = |image: &mut Image| {
@@ -142,12 +149,8 @@ async fn for_an_image_that_waits_for_room_one_after_the_other_goes_until_there_i
         ..Retention::default()
     };
     assert_eq!(retention.images.most_bytes, None);
-    let cloud = world.cloud.clone();
-    let janitor = tokio::spawn(async move { cloud.run(retention).await });
-    let stays = |id: &String| {
-        let image = world.documents.images.get(split(id).1);
-        image.is_some_and(|image| !image.desired.deleted)
-    };
+    let _janitor = janitor(&world, retention);
+    let stays = |id: &str| stays(&world, id);
     let is_gone = async |id: &String| {
         let read = world.documents.images.get(split(id).1).unwrap();
         let changes = world.documents.changes().remove(&*read);
@@ -167,13 +170,11 @@ async fn for_an_image_that_waits_for_room_one_after_the_other_goes_until_there_i
     rounds(&world, retention.events).await;
     assert!(stays(&new) && stays(&waits));
     assert!(stays(&world.image.to_string()), "what somebody imported");
-    janitor.abort();
 }
 
 #[tokio::test]
 async fn what_was_needed_longest_ago_makes_room() {
-    let mut world = World::start().await;
-    with_finder(&mut world).await;
+    let world = world().await;
     let ids = last_needed(&world, [60, 90, 30, 0]).await;
     let retention = Retention {
         images: Eviction {
@@ -184,18 +185,8 @@ async fn what_was_needed_longest_ago_makes_room() {
         },
         ..Retention::default()
     };
-    let cloud = world.cloud.clone();
-    let janitor = tokio::spawn(async move { cloud.run(retention).await });
-    let goes = |id: &String| {
-        world
-            .documents
-            .images
-            .get(split(id).1)
-            .unwrap()
-            .desired
-            .deleted
-    };
-    until("the oldest goes", || async { goes(&ids[1]) }).await;
-    assert!(!goes(&ids[0]) && !goes(&ids[2]) && !goes(&ids[3]));
-    janitor.abort();
+    let _janitor = janitor(&world, retention);
+    let stays = |id: &str| stays(&world, id);
+    until("the oldest goes", || async { !stays(&ids[1]) }).await;
+    assert!(stays(&ids[0]) && stays(&ids[2]) && stays(&ids[3]));
 }

@@ -161,7 +161,7 @@ pub(crate) async fn send(
             Some(host) => moving.to = Some(host.document.id.clone()),
             None => {
                 next.desired.moving = None;
-                next.reason = why_not.map(|why| format!("it is not moved: {why}"));
+                next.reason = why_not.map(Machine::not_moved);
             }
         }
         next.settle();

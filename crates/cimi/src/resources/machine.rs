@@ -164,6 +164,9 @@ resource!(
     }
 );
 
+/// How reasons begin that a machine stays where it is.
+const NOT_MOVED: &str = "it is not moved: ";
+
 impl Machine {
     /// Brings `state`, `phase` and `running_since` in line with what is wanted and seen. Called before every write.
     pub fn settle(&mut self) {
@@ -172,6 +175,19 @@ impl Machine {
             Some(_) => unseen(self.as_seen()),
         };
         self.running_since = super::usage::running_since(&self.observed, self.running_since);
+    }
+
+    /// A reason that it stays where it is though it was to go to another host, for people.
+    #[must_use]
+    pub fn not_moved(why: impl std::fmt::Display) -> String {
+        format!("{NOT_MOVED}{why}")
+    }
+
+    /// Whether its reason is such a one.
+    #[must_use]
+    pub fn tells_that_it_is_not_moved(&self) -> bool {
+        let reason = self.reason.as_deref();
+        reason.is_some_and(|reason| reason.starts_with(NOT_MOVED))
     }
 
     /// State and phase as they were when its host was heard of last, which it may be again: what can be asked of the machine
