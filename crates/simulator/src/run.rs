@@ -125,7 +125,7 @@ impl<'s> Run<'s> {
                 mean: kind.mean_hours,
             });
             let first_image = run.images.len();
-            let images = kind.images.max(1);
+            let images = kind.images;
             run.images
                 .extend((0..images).map(|image| format!("{number}-{image}")));
             for index in 0..kind.count {

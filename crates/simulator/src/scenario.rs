@@ -6,6 +6,11 @@ use serde::{Deserialize, Serialize};
 /// Most hosts, and most machines, of a scenario: bounds what a file can make us allocate.
 const HOSTS_AT_MOST: u32 = 1_000_000;
 const MACHINES_AT_MOST: u32 = 10_000_000;
+/// Of a host or a machine; more than there are.
+const CPUS_AT_MOST: u64 = 100_000;
+const MEMORY_MIB_AT_MOST: u64 = 1 << 30;
+/// Of which machines of one kind are started.
+const IMAGES_AT_MOST: u64 = 1_000_000;
 /// A year.
 const HOURS_AT_MOST: f64 = 8784.0;
 
@@ -263,14 +268,20 @@ impl Scenario {
     pub fn check(&self) -> Result<(), ScenarioError> {
         let wrong = |key: String, problem: String| Err(ScenarioError::Value { key, problem });
         let (hosts, machines) = (self.host_count(), self.machine_count());
-        if hosts > HOSTS_AT_MOST {
-            let text = format!("are {hosts}; at most {HOSTS_AT_MOST} are possible");
-            return wrong("hosts".to_owned(), text);
+        for (key, count, most) in [
+            ("hosts", hosts, HOSTS_AT_MOST),
+            ("machines", machines, MACHINES_AT_MOST),
+        ] {
+            if count == 0 {
+                let text = "are none: nothing would happen; at least 1 is needed".to_owned();
+                return wrong(key.to_owned(), text);
+            }
+            if count > most {
+                let text = format!("are {count}; at most {most} are possible");
+                return wrong(key.to_owned(), text);
+            }
         }
-        if machines > MACHINES_AT_MOST {
-            let text = format!("are {machines}; at most {MACHINES_AT_MOST} are possible");
-            return wrong("machines".to_owned(), text);
-        }
+        self.check_sizes()?;
         let is_span = |hours: f64| (0.0..=HOURS_AT_MOST).contains(&hours);
         if !is_span(self.hours) || self.hours == 0.0 {
             let text = format!(
@@ -315,6 +326,39 @@ impl Scenario {
         }
         Ok(())
     }
+
+    /// Whether hosts and machines can have such sizes.
+    fn check_sizes(&self) -> Result<(), ScenarioError> {
+        let of_hosts = self.hosts.iter().enumerate().flat_map(|(index, one)| {
+            [
+                (
+                    format!("hosts[{index}].cpus"),
+                    one.cpus.into(),
+                    CPUS_AT_MOST,
+                ),
+                (
+                    format!("hosts[{index}].memory_gib"),
+                    one.memory_gib,
+                    MEMORY_MIB_AT_MOST / 1024,
+                ),
+            ]
+        });
+        let of_machines = self.machines.iter().enumerate().flat_map(|(index, one)| {
+            let key = |name: &str| format!("machines[{index}].{name}");
+            [
+                (key("cpus"), one.cpus.into(), CPUS_AT_MOST),
+                (key("memory_mib"), one.memory_mib, MEMORY_MIB_AT_MOST),
+                (key("images"), one.images.into(), IMAGES_AT_MOST),
+            ]
+        });
+        for (key, value, most) in of_hosts.chain(of_machines) {
+            if value == 0 || value > most {
+                let problem = format!("is {value}; write 1 to {most}");
+                return Err(ScenarioError::Value { key, problem });
+            }
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -345,6 +389,24 @@ mod tests {
             (
                 "[[hosts]]\ncount = 4000000000\ncpus = 1\nmemory_gib = 1",
                 "`hosts` are 4000000000; at most",
+            ),
+            ("hosts = []", "`hosts` are none"),
+            ("machines = []", "`machines` are none"),
+            (
+                "[[hosts]]\ncount = 1\ncpus = 0\nmemory_gib = 1",
+                "`hosts[0].cpus` is 0; write 1 to 100000",
+            ),
+            (
+                "[[hosts]]\ncount = 1\ncpus = 1\nmemory_gib = 18446744073709551615",
+                "`hosts[0].memory_gib` is 18446744073709551615",
+            ),
+            (
+                "[[machines]]\ncount = 1\ncpus = 1\nmemory_mib = 0",
+                "`machines[0].memory_mib` is 0",
+            ),
+            (
+                "[[machines]]\ncount = 1\ncpus = 1\nmemory_mib = 1\nimages = 4000000000",
+                "`machines[0].images` is 4000000000",
             ),
             (
                 "[[machines]]\ncount = 1\ncpus = 1\nmemory_mib = 1\nrank = 'LOAD'",

@@ -106,7 +106,7 @@ pub struct Storage {
 /// Where descriptions of images are.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Marketplace {
-    /// The Marketplace: https://HOST[:PORT][/PATH], or a host name [default: https://marketplace.stratuslab.eu; env: STRATUSLAB_MARKETPLACE_ENDPOINT; key: marketplace_endpoint]
+    /// The Marketplace: https://HOST[:PORT][/PATH], or a host name; of several entries all, with commas between [default: https://marketplace.stratuslab.eu; env: STRATUSLAB_MARKETPLACE_ENDPOINT; key: marketplace_endpoint]
     #[arg(long, value_name = "ENDPOINT", help_heading = "Marketplace")]
     pub marketplace_endpoint: Option<String>,
     /// Certificates to trust besides the system's, PEM [env: STRATUS_CA; key: ca_file]

@@ -330,6 +330,45 @@ fn an_entry_that_is_deprecated_is_not_deprecated_again() {
 }
 
 #[test]
+fn of_several_addresses_of_a_marketplace_the_next_is_asked_when_one_does_not_answer() {
+    let server = marketplace("/marketplace", || {
+        Reply(201, Vec::new(), b"metadata entry created".to_vec())
+    });
+    let home = server.home.path();
+    std::fs::write(home.join("x.xml"), SIGNED).unwrap();
+    let upload = |addresses: String| {
+        let mut command = program(home);
+        command
+            .env("STRATUS_CA", home.join("ca.pem"))
+            .env("STRATUSLAB_MARKETPLACE_ENDPOINT", addresses)
+            .args(["upload-metadata", "x.xml"]);
+        ended(command)
+    };
+    // A port that was free a moment ago.
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let there = format!("https://localhost:{}", server.port);
+    upload(format!(
+        "https://127.0.0.1:{nobody}/marketplace, {there}/marketplace/"
+    ))
+    .success();
+    let asked = server.requests();
+    assert_eq!(asked.last().unwrap().body, SIGNED.as_bytes());
+
+    // They are of one Marketplace, and differ by nothing else.
+    let refused = upload(format!("{there}/marketplace,{there}/other"));
+    assert_eq!(refused.status, 255, "{refused:?}");
+    assert!(
+        refused.stdout.contains("no addresses of one Marketplace"),
+        "{refused:?}"
+    );
+    assert_eq!(server.requests().len(), asked.len(), "nobody was asked");
+}
+
+#[test]
 fn a_marketplace_where_nothing_listens_is_looked_for_by_its_own_options() {
     // A port that was free a moment ago.
     let port = std::net::TcpListener::bind("127.0.0.1:0")

@@ -76,7 +76,7 @@ fn an_image_is_not_described_without_what_it_is_found_by() {
         "build-metadata -q --os none --image-version 1 zero.img",
     );
     assert_eq!(said.status, 0, "{said:?}");
-    assert!(home.join("none---base-1.xml").exists());
+    assert!(home.join("data-base-1.xml").exists());
 }
 
 #[test]

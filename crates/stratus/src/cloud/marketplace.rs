@@ -29,7 +29,7 @@ const JSON: &str = "application/json";
 #[derive(Debug)]
 pub struct Marketplace {
     api: Api,
-    /// The endpoint as it was given, with a scheme and without a slash at the end.
+    /// The endpoint as it was given, of several the first, with a scheme and without a slash at the end.
     endpoint: String,
     /// The path of it.
     path: String,
@@ -58,6 +58,21 @@ fn is_of_another_server(answer: &RawAnswer) -> bool {
     matches!(answer.status, 401 | 403 | 404 | 405) && !marketplace::list::is_refusal(&answer.body)
 }
 
+/// One address as it was given, with a scheme and without a slash at the end.
+fn whole(text: &str) -> Result<(String, reqwest::Url)> {
+    let text = text.trim().trim_end_matches('/');
+    let endpoint = match text.contains("://") {
+        true => text.to_owned(),
+        false => format!("https://{text}"),
+    };
+    match reqwest::Url::parse(&endpoint) {
+        Ok(url) => Ok((endpoint, url)),
+        Err(error) => Err(Failure::Work(format!(
+            "the endpoint '{endpoint}' is not usable: {error}"
+        ))),
+    }
+}
+
 impl Marketplace {
     /// A client for the Marketplace that is configured; nothing is sent yet.
     ///
@@ -74,7 +89,8 @@ impl Marketplace {
         Self::at(session, &text, options.ca_file.clone(), NAMED_BY)
     }
 
-    /// A client for the Marketplace at this address; nothing is sent yet. `named_by` says to the user where the address comes from.
+    /// A client for the Marketplace at this address, or at several with commas between, of which the next is asked when one doesn't
+    /// answer; nothing is sent yet. `named_by` says to the user where the address comes from.
     ///
     /// # Errors
     /// As [`of`](Self::of).
@@ -84,16 +100,17 @@ impl Marketplace {
         ca_file: Option<PathBuf>,
         named_by: &'static str,
     ) -> Result<Self> {
-        let text = address.trim().trim_end_matches('/');
-        let endpoint = if text.contains("://") {
-            text.to_owned()
-        } else {
-            format!("https://{text}")
-        };
-        let server = Endpoint::parse(&endpoint)?;
-        let url = reqwest::Url::parse(&endpoint).map_err(|error| {
-            Failure::Work(format!("the endpoint '{endpoint}' is not usable: {error}"))
-        })?;
+        let server = Endpoint::parse(address)?;
+        let all: Result<Vec<_>> = address.split(',').map(whole).collect();
+        let mut all = all?.into_iter();
+        let (endpoint, url) = all
+            .next()
+            .ok_or_else(|| Failure::Work("a Marketplace has no address".to_owned()))?;
+        if let Some((other, _)) = all.find(|(_, other)| other.path() != url.path()) {
+            return Err(Failure::Work(format!(
+                "'{endpoint}' and '{other}' are no addresses of one Marketplace: give the same path in all of them (by {named_by})"
+            )));
+        }
         let cloud = options::Cloud {
             ca_file,
             ..options::Cloud::default()

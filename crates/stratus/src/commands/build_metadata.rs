@@ -18,6 +18,8 @@ use crate::progress::byte_bar;
 const VALID_DAYS: u32 = 178;
 /// The publisher of every description.
 const PUBLISHER: &str = "StratusLab";
+/// The operating system of data.
+const NO_SYSTEM: &str = "none";
 /// Buses for disks.
 const BUSES: [&str; 3] = ["ide", "scsi", "virtio"];
 
@@ -163,7 +165,7 @@ impl Arguments {
 
     /// What nobody could find the image by must be said.
     fn check_said(&self) -> Result {
-        let is_data = self.os == "none";
+        let is_data = self.os == NO_SYSTEM;
         let needed = [
             ("--os NAME (such as ubuntu; none for data)", &self.os, true),
             ("--os-version VERSION (of the system, such as 24.04)", &self.os_version, !is_data),
@@ -178,7 +180,11 @@ impl Arguments {
     }
 
     fn file_name(&self) -> Result<PathBuf> {
-        let name = format!("{}-{}-{}-{}-{}.xml", self.os, self.os_version, self.os_arch, self.image_type, self.image_version);
+        // Data has no system, and mostly nothing else of one.
+        let system = if self.os == NO_SYSTEM { "data" } else { &self.os };
+        let parts = [system, &self.os_version, &self.os_arch, &self.image_type, &self.image_version];
+        let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+        let name = format!("{}.xml", parts.join("-"));
         if name.contains(['/', '\\', '\0']) {
             return Err(Failure::Usage(format!("'{name}' can't be the name of a file: operating system, versions, architecture and type must have no slash")));
         }

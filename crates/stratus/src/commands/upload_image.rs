@@ -74,7 +74,7 @@ pub struct Arguments {
     /// Sign with SHA-1, for Marketplaces of StratusLab, which know nothing else (RSA keys) [key: sha1_signature]
     #[arg(long = "sha1-signature", help_heading = "Signing")]
     sha1_signature: bool,
-    /// The Marketplace: https://HOST[:PORT][/PATH], or a host name [default: https://marketplace.stratuslab.eu; env: STRATUSLAB_MARKETPLACE_ENDPOINT; key: marketplace_endpoint]
+    /// The Marketplace: https://HOST[:PORT][/PATH], or a host name; of several entries all, with commas between [default: https://marketplace.stratuslab.eu; env: STRATUSLAB_MARKETPLACE_ENDPOINT; key: marketplace_endpoint]
     #[arg(long, value_name = "ENDPOINT", help_heading = "Marketplace")]
     marketplace_endpoint: Option<String>,
     #[command(flatten)]

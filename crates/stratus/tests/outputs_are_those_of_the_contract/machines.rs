@@ -262,7 +262,7 @@ fn waiting_ends_when_the_machine_runs() {
         .run(&format!("run-instance --wait {IMAGE}"))
         .success();
     assert!(
-        printed.ends_with(" :: Machine 3 is running\n :: Done!\n"),
+        printed.ends_with(" :: The machine with vm ID 3 is running\n :: Done!\n"),
         "{printed}"
     );
 }

@@ -53,8 +53,8 @@ pub(in crate::commands) async fn wait_for_all(session: &Session, api: &Api, mach
     drop(waiting);
     for machine in &ready {
         match (goal, machine.ssh_place()) {
-            (WaitFor::Ssh, Some(place)) => session.out.step(format_args!("Machine {} answers SSH at {} port {}", machine.shown_id(), place.host, place.port)),
-            _ => session.out.step(format_args!("Machine {} is running", machine.shown_id())),
+            (WaitFor::Ssh, Some(place)) => session.out.step(format_args!("The machine with vm ID {} answers SSH at {} port {}", machine.shown_id(), place.host, place.port)),
+            _ => session.out.step(format_args!("The machine with vm ID {} is running", machine.shown_id())),
         }
     }
     Ok(ready)
