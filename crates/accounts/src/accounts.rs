@@ -7,13 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_trait::async_trait;
-use cimi::{
-    Timestamp,
-    common::ADMIN_ROLE,
-    dn::DistinguishedName,
-    resources::{Session, Token, User},
-};
+use cimi::{common::ADMIN_ROLE, resources::User};
 use parking_lot::Mutex;
 use passwords::Stored;
 use tokio::task::spawn_blocking;
@@ -22,70 +16,13 @@ use crate::{
     Hashing, Identity, Methods,
     attempts::Attempts,
     certified::Trust,
-    directory::{self, Confirmed, Directory, DirectoryError, Found},
+    directory::{self, Confirmed, Directory, DirectoryError},
     identity::Method,
     recent::Recent,
+    refusals::{Slowest, due},
     session::Lasting,
+    source::UserSource,
 };
-
-/// For how long a slow check has refusals take as long.
-const SLOWEST_COUNTS_FOR: Duration = Duration::from_secs(15 * 60);
-/// Refusals wait no longer for others' sake.
-const SLOWEST_AT_MOST: Duration = Duration::from_secs(10);
-
-/// Where accounts are looked up: the cache of the store, so that a lookup waits for nothing.
-#[async_trait]
-pub trait UserSource: Send + Sync + 'static {
-    /// The User document whose `username`, or one of whose `altnames`, is `login`. User documents
-    /// only: a Credential of the same name is none.
-    fn find(&self, login: &str) -> Option<Arc<User>>;
-
-    /// The users who have this name of a certificate among theirs, mostly one.
-    fn find_by_name(&self, name: &DistinguishedName) -> Vec<Arc<User>> {
-        let _ = name;
-        Vec::new()
-    }
-
-    /// The account of a user of the directory, made or brought up to date. `None` if there is another user of that name,
-    /// or nothing can be written.
-    async fn found_in_directory(&self, found: &Found) -> Option<Arc<User>> {
-        let _ = found;
-        None
-    }
-
-    /// The ways to log in, as they are configured now.
-    fn methods(&self) -> Arc<Methods> {
-        Arc::default()
-    }
-
-    /// The token that has this digest.
-    fn find_token(&self, digest: &str) -> Option<Arc<Token>> {
-        let _ = digest;
-        None
-    }
-
-    /// Writes down that a token was used.
-    async fn token_used(&self, token: &Token, now: Timestamp, address: Option<IpAddr>) {
-        let _ = (token, now, address);
-    }
-
-    /// The session whose secret has this digest.
-    fn find_session(&self, digest: &str) -> Option<Arc<Session>> {
-        let _ = digest;
-        None
-    }
-
-    /// Writes down that a session was used.
-    async fn session_used(&self, session: &Session, now: Timestamp, address: Option<IpAddr>) {
-        let _ = (session, now, address);
-    }
-
-    /// Keeps `hash`, a stronger one of the same password, in place of the one in `user`. Does nothing if the account has
-    /// changed since, or nothing can be written: the next login brings another one.
-    async fn rehashed(&self, user: &User, hash: String) {
-        let _ = (user, hash);
-    }
-}
 
 /// How verified passwords are remembered.
 #[derive(Clone, Copy, Debug)]
@@ -359,39 +296,13 @@ impl Accounts {
     }
 }
 
-/// When a refusal comes: at a multiple of `step`, after what took `took`.
-fn due(step: Duration, took: Duration) -> Duration {
-    let steps = took.as_nanos().div_ceil(step.as_nanos().max(1)).max(1);
-    step.saturating_mul(u32::try_from(steps).unwrap_or(u32::MAX))
-}
-
-/// How long the slowest check took of late. A hash of high cost and a directory that is slow to answer take longer than any
-/// floor: nobody is to see by the time of a refusal that there was one to check.
-#[derive(Default)]
-struct Slowest(Mutex<Option<(Duration, Instant)>>);
-
-impl Slowest {
-    /// With one more.
-    fn with(&self, took: Duration) -> Duration {
-        let took = took.min(SLOWEST_AT_MOST);
-        let mut slowest = self.0.lock();
-        let known = slowest.filter(|(_, when)| when.elapsed() < SLOWEST_COUNTS_FOR);
-        match known {
-            Some((known, _)) if known > took => known,
-            _ => {
-                *slowest = Some((took, Instant::now()));
-                took
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use cimi::{Acl, Common, UserId};
+    use async_trait::async_trait;
+    use cimi::{Acl, Common, Timestamp, UserId, dn::DistinguishedName};
     use passwords::Cost;
 
-    use crate::password;
+    use crate::{directory::Found, password};
 
     use super::*;
 
@@ -656,19 +567,6 @@ mod tests {
             seen.push(times);
         }
         assert!(seen.len() < 5, "they differ each time: {seen:?}");
-    }
-
-    #[test]
-    fn a_refusal_is_due_at_a_multiple() {
-        let ms = Duration::from_millis;
-        assert_eq!(due(ms(500), ms(0)), ms(500));
-        assert_eq!(due(ms(500), ms(500)), ms(500));
-        assert_eq!(due(ms(500), ms(501)), ms(1000));
-        assert_eq!(due(Duration::ZERO, ms(501)).as_millis(), 0);
-        let slowest = Slowest::default();
-        assert_eq!(slowest.with(ms(700)), ms(700));
-        assert_eq!(slowest.with(ms(20)), ms(700));
-        assert_eq!(slowest.with(Duration::from_secs(60)), SLOWEST_AT_MOST);
     }
 
     #[tokio::test]

@@ -31,10 +31,12 @@ pub mod methods;
 pub mod oidc;
 pub mod password;
 mod recent;
+mod refusals;
 pub mod session;
+mod source;
 pub mod token;
 
-pub use accounts::{Accounts, LoginError, Settings, UserSource};
+pub use accounts::{Accounts, LoginError, Settings};
 pub use certificates::Authorities;
 pub use certified::Shown;
 pub use directory::{Directory, DirectoryError};
@@ -42,3 +44,4 @@ pub use hashing::{HashError, Hashing, network_of};
 pub use identity::{ByToken, Identity, Method};
 pub use methods::Methods;
 pub use passwords::Cost;
+pub use source::UserSource;
