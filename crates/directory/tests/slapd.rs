@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     path::PathBuf,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -125,14 +125,9 @@ impl Slapd {
             "{}",
             String::from_utf8_lossy(&added.stderr)
         );
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
         let mut slapd = Self {
             process: None,
-            port,
+            port: testkit::free_port(),
             folder,
         };
         slapd.run();

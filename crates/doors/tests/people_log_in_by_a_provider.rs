@@ -128,16 +128,6 @@ impl Provider {
     }
 }
 
-/// A port that nobody listens at.
-async fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
-}
-
 struct World {
     running: Running,
     documents: Documents,
@@ -332,7 +322,7 @@ impl Browser {
 
 #[tokio::test]
 async fn who_the_provider_vouches_for_gets_a_session_and_the_roles_of_the_groups() {
-    let port = free_port().await;
+    let port = testkit::free_port();
     let Some(provider) = Provider::start(port, "first").await else {
         return;
     };
@@ -393,7 +383,7 @@ async fn who_the_provider_vouches_for_gets_a_session_and_the_roles_of_the_groups
 
 #[tokio::test]
 async fn a_way_back_of_another_login_or_another_browser_leads_nowhere() {
-    let port = free_port().await;
+    let port = testkit::free_port();
     let Some(provider) = Provider::start(port, "first").await else {
         return;
     };
@@ -442,7 +432,7 @@ async fn a_way_back_of_another_login_or_another_browser_leads_nowhere() {
 
 #[tokio::test]
 async fn a_provider_that_changes_its_keys_or_is_down_or_talks_nonsense_is_borne() {
-    let port = free_port().await;
+    let port = testkit::free_port();
     let Some(provider) = Provider::start(port, "first").await else {
         return;
     };
@@ -578,7 +568,7 @@ impl Directory for Alices {
 
 #[tokio::test]
 async fn a_name_of_the_directory_is_given_to_nobody_who_comes_by_the_provider() {
-    let port = free_port().await;
+    let port = testkit::free_port();
     let Some(provider) = Provider::start(port, "first").await else {
         return;
     };

@@ -2,25 +2,21 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)] // a test that panics has failed
 
-use std::{
-    future::Future,
-    pin::Pin,
-    task::{Context, Poll, ready},
-    time::Duration,
-};
+mod over_http2;
+mod places;
 
+use std::time::Duration;
+
+use self::over_http2::http2;
 use crate::support::{
     FakeCloud, World,
     client::{PATIENCE, Reply, login},
-    fake::LARGE,
 };
-use base64::{Engine, prelude::BASE64_STANDARD};
 use doors::{Limits, Settings};
-use http_body_util::BodyExt as _;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::{Instant, Sleep, sleep, timeout},
+    time::{Instant, timeout},
 };
 
 /// The server still answers others.
@@ -268,164 +264,6 @@ async fn who_speaks_http_without_tls_is_told_the_address_that_works() {
 }
 
 #[tokio::test]
-async fn connections_are_bounded() {
-    let limits = Limits {
-        connections: 3,
-        ..Limits::default()
-    };
-    let world = World::with(Settings::default(), limits).await;
-    let held = [
-        world.connect().await,
-        world.connect().await,
-        world.connect().await,
-    ];
-    let mut refused = TcpStream::connect(world.address()).await.unwrap();
-    let mut buffer = [0; 10];
-    let end = timeout(PATIENCE, refused.read(&mut buffer)).await.unwrap();
-    assert!(matches!(end, Ok(0) | Err(_)));
-    drop(held);
-    // The places come back; how soon is the scheduler's affair.
-    let begun = Instant::now();
-    loop {
-        let stream = TcpStream::connect(world.address()).await.unwrap();
-        let connector = tokio_rustls::TlsConnector::from(world.client.clone());
-        let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
-        if connector.connect(name, stream).await.is_ok() {
-            break;
-        }
-        assert!(begun.elapsed() < PATIENCE);
-    }
-}
-
-#[tokio::test]
-async fn requests_at_once_are_bounded() {
-    let settings = Settings {
-        requests: 5,
-        requests_per_caller: 2,
-        ..Settings::default()
-    };
-    let world = World::with(settings, Limits::default()).await;
-    // Known from here on: who isn't yet is counted by network until the password is checked.
-    for user in ["alice", "root"] {
-        until_status(&world, user, "", 200).await;
-    }
-    let slow = |user: &str| {
-        let head = login(user);
-        format!("GET /cimi/Machine/slow HTTP/1.1\r\nHost: x\r\n{head}\r\n")
-    };
-    let mut held = Vec::new();
-    for _ in 0..2 {
-        let mut stream = world.connect().await;
-        stream.write_all(slow("alice").as_bytes()).await.unwrap();
-        held.push(stream);
-    }
-    // As soon as both have arrived.
-    let reply = until_status(&world, "alice", "", 429).await;
-    assert_eq!(reply.header("retry-after"), "1");
-    // Others are not concerned.
-    let root = world
-        .ask_with("GET /cimi/Machine/7", &login("root"), "")
-        .await;
-    assert_eq!(root.status, 200);
-    for user in ["root", "root"] {
-        let mut stream = world.connect().await;
-        stream.write_all(slow(user).as_bytes()).await.unwrap();
-        held.push(stream);
-    }
-    until_status(&world, "root", "", 429).await;
-    drop(held);
-    until_status(&world, "alice", "", 200).await;
-}
-
-#[tokio::test]
-async fn who_waits_to_be_refused_holds_few_places() {
-    let settings = Settings {
-        requests: 5,
-        requests_per_caller: 2,
-        ..Settings::default()
-    };
-    // Longer than the test: those that wait do so to its end.
-    let world = World::that_refuses_after(2 * PATIENCE, settings).await;
-    let wrong = |user: &str| {
-        let login = BASE64_STANDARD.encode(format!("{user}:wrong"));
-        format!("GET /cimi/Machine HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {login}\r\n\r\n")
-    };
-    let mut held = Vec::new();
-    for user in ["mallory", "eve"] {
-        let mut stream = world.connect().await;
-        stream.write_all(wrong(user).as_bytes()).await.unwrap();
-        held.push(stream);
-    }
-    // As soon as both have arrived; what is refused so holds no place.
-    until_nobody_is_answered(&world, 429).await;
-    for _ in 0..5 {
-        until_nobody_is_answered(&world, 429).await;
-    }
-    let other = world
-        .ask_from([127, 0, 0, 2].into(), "GET /cimi/Machine/7", &login("root"))
-        .await;
-    assert_eq!(other.status, 200, "somebody elsewhere is served");
-    drop(held);
-    until_nobody_is_answered(&world, 401).await;
-}
-
-/// Asks without a login until the answer has this status.
-async fn until_nobody_is_answered(world: &World, status: u16) {
-    let begun = Instant::now();
-    while world.ask_with("GET /cimi/Machine", "", "").await.status != status {
-        assert!(begun.elapsed() < PATIENCE, "never {status}");
-    }
-}
-
-#[tokio::test]
-async fn bodies_at_once_are_bounded() {
-    let settings = Settings {
-        body_at_most: 1000,
-        body_bytes: 1500,
-        ..Settings::default()
-    };
-    let world = World::with(settings, Limits::default()).await;
-    let part = "x".repeat(900);
-    let stalled = |user: &str| {
-        let head = login(user);
-        format!(
-            "POST /cimi/Machine HTTP/1.1\r\nHost: x\r\n{head}Content-Length: 1000\r\n\r\n{part}"
-        )
-    };
-    let mut alice = world.connect().await;
-    alice.write_all(stalled("alice").as_bytes()).await.unwrap();
-    // Of her own she may have no more, of all there is some left for others.
-    until_status(&world, "alice", &part, 429).await;
-    let other = world
-        .ask_with("POST /cimi/Machine", &login("root"), "{}")
-        .await;
-    assert_eq!(other.status, 400, "read, and refused for what it says");
-    let other = world
-        .ask_with("POST /cimi/Machine", &login("root"), &part)
-        .await;
-    assert_eq!(other.status, 503);
-    drop(alice);
-    until_status(&world, "alice", &part, 400).await;
-}
-
-/// Asks until the answer has this status: how soon the server has seen others is the scheduler's affair.
-async fn until_status(world: &World, user: &str, body: &str, status: u16) -> Reply {
-    let method = if body.is_empty() {
-        "GET /cimi/Machine/7"
-    } else {
-        "POST /cimi/Machine"
-    };
-    let begun = Instant::now();
-    loop {
-        let reply = world.ask_with(method, &login(user), body).await;
-        if reply.status == status {
-            return reply;
-        }
-        assert!(begun.elapsed() < PATIENCE, "{}", reply.status);
-    }
-}
-
-#[tokio::test]
 async fn who_sends_too_much_gets_the_answer_though() {
     let world = World::start().await;
     let head = |length: usize| {
@@ -495,49 +333,6 @@ async fn nobody_is_believed_whose_behalf_they_ask_on_but_named_proxies() {
     let world = World::with(Settings::default(), limits).await;
     let proxied = world.ask_with("GET /cimi", &headers, "").await;
     assert_eq!(base(proxied), "https://evil.example/cimi/");
-}
-
-#[tokio::test]
-async fn connections_that_nobody_uses_are_closed_in_http2_too() {
-    let world = World::with(Settings::default(), impatient()).await;
-    let mut config = (*world.client).clone();
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
-    let stream = TcpStream::connect(world.address()).await.unwrap();
-    let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
-    let stream = connector.connect(name, stream).await.unwrap();
-    let (sender, connection) = hyper::client::conn::http2::handshake::<_, _, String>(
-        hyper_util::rt::TokioExecutor::new(),
-        hyper_util::rt::TokioIo::new(stream),
-    )
-    .await
-    .unwrap();
-    // Answers to the server's pings come, and yet it ends, though the client would go on.
-    let ended = timeout(PATIENCE, connection).await;
-    assert!(ended.is_ok(), "still open");
-    drop(sender);
-}
-
-/// A connection by HTTP/2, and the task that keeps it going.
-async fn http2(
-    world: &World,
-) -> (
-    hyper::client::conn::http2::SendRequest<String>,
-    tokio::task::JoinHandle<hyper::Result<()>>,
-) {
-    let mut config = (*world.client).clone();
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
-    let stream = TcpStream::connect(world.address()).await.unwrap();
-    let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
-    let stream = connector.connect(name, stream).await.unwrap();
-    let (sender, connection) = hyper::client::conn::http2::handshake(
-        hyper_util::rt::TokioExecutor::new(),
-        hyper_util::rt::TokioIo::new(stream),
-    )
-    .await
-    .unwrap();
-    (sender, tokio::spawn(connection))
 }
 
 #[tokio::test]
@@ -626,143 +421,4 @@ async fn requests_are_named_by_trusted_proxies_only() {
     let world = World::with(Settings::default(), limits).await;
     let reply = world.ask_with("DELETE /cimi/Machine/x", &headers, "").await;
     assert_eq!(reply.header("x-request-id"), "theirs-1");
-}
-
-/// A stream that is read slowly.
-struct Slow {
-    inner: tokio_rustls::client::TlsStream<TcpStream>,
-    piece: Vec<u8>,
-    pause: Pin<Box<Sleep>>,
-}
-
-impl AsyncRead for Slow {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        let this = self.get_mut();
-        ready!(this.pause.as_mut().poll(context));
-        let most = buffer.remaining().min(this.piece.len());
-        let mut piece = ReadBuf::new(&mut this.piece[..most]);
-        ready!(Pin::new(&mut this.inner).poll_read(context, &mut piece))?;
-        buffer.put_slice(piece.filled());
-        let next = Instant::now() + Duration::from_millis(10);
-        this.pause.as_mut().reset(next);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Slow {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write(context, data)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_flush(context)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_shutdown(context)
-    }
-}
-
-fn download() -> http::Request<String> {
-    let (name, value) = login("alice")
-        .trim_end()
-        .split_once(": ")
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .unwrap();
-    http::Request::get("https://localhost/cimi/MachineImage/large/data")
-        .header(name, value)
-        .body(String::new())
-        .unwrap()
-}
-
-#[tokio::test]
-async fn who_reads_an_image_slowly_in_http2_gets_all_of_it() {
-    let limits = Limits {
-        write_stall: PATIENCE,
-        ..impatient()
-    };
-    let world = World::with(Settings::default(), limits).await;
-    let mut config = (*world.client).clone();
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
-    // Little of it is on its way at once in the system, much is promised to be taken.
-    let socket = tokio::net::TcpSocket::new_v4().unwrap();
-    socket.set_recv_buffer_size(64 << 10).unwrap();
-    let stream = socket.connect(world.address()).await.unwrap();
-    let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
-    let stream = Slow {
-        inner: connector.connect(name, stream).await.unwrap(),
-        piece: vec![0; 16 << 10],
-        pause: Box::pin(sleep(Duration::ZERO)),
-    };
-    let (mut sender, connection) =
-        hyper::client::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new())
-            .initial_stream_window_size(64 << 20)
-            .initial_connection_window_size(64 << 20)
-            .handshake(hyper_util::rt::TokioIo::new(stream))
-            .await
-            .unwrap();
-    let connection = tokio::spawn(connection);
-    let begun = Instant::now();
-    let answer = sender.send_request(download()).await.unwrap();
-    assert_eq!(answer.status(), 200);
-    let got = timeout(PATIENCE, answer.into_body().collect())
-        .await
-        .unwrap();
-    let got = got.map(|body| body.to_bytes().len());
-    assert_eq!(
-        got.unwrap_or_else(|error| panic!("{error:?} after {:?}", begun.elapsed())),
-        LARGE
-    );
-    // As slow as it is to be: a test of what takes no time would show nothing.
-    assert!(begun.elapsed() > 4 * impatient().head);
-    connection.abort();
-}
-
-#[tokio::test]
-async fn who_takes_nothing_of_an_answer_in_http2_is_cut_off() {
-    let world = World::with(Settings::default(), impatient()).await;
-    let (mut sender, connection) = http2(&world).await;
-    let answer = sender.send_request(download()).await.unwrap();
-    assert_eq!(answer.status(), 200);
-    // Its client keeps the connection going, and gives no leave to send more.
-    let ended = timeout(PATIENCE, connection).await;
-    assert!(ended.is_ok(), "still open");
-    drop((answer, sender));
-    is_well(&world).await;
-}
-
-/// Pings, as many clients send them by themselves, and other answers that it takes: neither is something of this one.
-#[tokio::test]
-async fn who_takes_nothing_of_one_answer_is_cut_off_whatever_else_is_said() {
-    let world = World::with(Settings::default(), impatient()).await;
-    let (mut sender, connection) = http2(&world).await;
-    let answer = sender.send_request(download()).await.unwrap();
-    assert_eq!(answer.status(), 200);
-    let asks = async {
-        loop {
-            let small = http::Request::get("https://localhost/health");
-            let small = small.body(String::new()).unwrap();
-            let Ok(other) = sender.send_request(small).await else {
-                return;
-            };
-            if other.into_body().collect().await.is_err() {
-                return;
-            }
-            sleep(impatient().write_stall / 10).await;
-        }
-    };
-    let ended = timeout(PATIENCE, asks).await;
-    assert!(ended.is_ok(), "still open");
-    assert!(timeout(PATIENCE, connection).await.is_ok());
-    drop(answer);
-    is_well(&world).await;
 }

@@ -5,7 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::support::{
-    World,
+    FakeCloud, World,
     client::{PATIENCE, Reply, login},
 };
 use bytes::Bytes;
@@ -90,6 +90,8 @@ async fn an_upload_is_taken_whole_and_slowly_if_need_be() {
     );
     let mut stream = world.connect().await;
     stream.write_all(head.as_bytes()).await.unwrap();
+    let begun = |cloud: &FakeCloud| !cloud.calls.lock().is_empty();
+    world.cloud.until(begun).await;
     let piece = vec![7; 1 << 16];
     // As long as little is taken, little can be sent: what is between fits into buffers.
     let mut sent = 0;

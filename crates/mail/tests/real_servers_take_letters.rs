@@ -80,12 +80,6 @@ fn openssl(folder: &Path) -> Option<()> {
     Some(())
 }
 
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
-}
-
 fn start(folder: &Path, port: u16) -> Result<(Server, BufReader<ChildStdout>), String> {
     fs::write(folder.join("server.py"), SERVER).unwrap();
     // The distribution's own Python has the distribution's package.
@@ -122,7 +116,7 @@ async fn starttls_and_login_work_with_aiosmtpd() {
         println!("skipped: openssl is not installed");
         return;
     }
-    let port = free_port();
+    let port = testkit::free_port();
     let (_server, mut output) = match start(folder.path(), port) {
         Ok(started) => started,
         Err(text) if text.contains("No module named") || text.contains("No such file") => {

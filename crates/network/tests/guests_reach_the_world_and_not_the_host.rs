@@ -11,7 +11,7 @@ use network::{BridgedConfig, NetworkConfig, NetworkHost, Outward, PlugRequest};
 
 const UPLINK: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const WORLD: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
-const LIMIT: Duration = Duration::from_secs(2);
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// A host with an uplink to a world, and a guest with its address set.
 fn scene(outward: Outward) -> (TestHost, Namespace, Namespace) {

@@ -1,5 +1,6 @@
 //! Images and volumes on a real file system: one program, since linking one is quicker than linking many.
 
+mod a_daemon_shows_volumes_while_it_keeps_them;
 mod a_full_disk_is_told_and_cleared_up;
 mod a_killed_import_leaves_nothing;
 mod altered_images_never_surprise;

@@ -86,7 +86,7 @@ async fn a_lease_ends_in_the_next_program_too() {
     let (_folder, database) = folder();
     let store = SqliteStore::open(&database).expect("a new store");
     let lease = store
-        .grant(Duration::from_millis(300))
+        .grant(Duration::from_secs(2))
         .await
         .expect("the store works");
     let write = Transaction::new().put_with_lease(key("a/1"), "x", lease);

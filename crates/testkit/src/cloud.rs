@@ -9,7 +9,6 @@ mod using;
 use std::{
     collections::BTreeSet,
     fs,
-    net::TcpListener,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::Mutex,
@@ -21,6 +20,7 @@ use self::configuration::configuration;
 use crate::{
     Api, Namespace,
     daemon::{Daemon, DaemonSpec},
+    free_port,
 };
 
 pub use configuration::Options;
@@ -175,13 +175,4 @@ impl TestCloud {
     pub fn namespace(&self) -> Option<&Namespace> {
         self.namespace.as_ref()
     }
-}
-
-/// A port that was free a moment ago.
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
 }

@@ -9,8 +9,9 @@ use tempfile::TempDir;
 
 use crate::{
     Api,
-    cloud::{free_port, instance_tag},
+    cloud::instance_tag,
     daemon::{Daemon, DaemonSpec},
+    free_port,
 };
 
 /// A running daemon of the role `entry`. Dropped, it leaves nothing behind but what is in the database.

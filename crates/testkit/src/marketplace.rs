@@ -11,8 +11,9 @@ use tempfile::TempDir;
 
 use crate::{
     Api,
-    cloud::{free_port, instance_tag},
+    cloud::instance_tag,
     daemon::{Daemon, DaemonSpec, tail},
+    free_port,
     programs::{program, search_path},
 };
 

@@ -77,6 +77,18 @@ impl Machine<'_> {
 }
 
 impl TestCloud {
+    /// A machine that writes lines to a volume, and that volume.
+    #[must_use]
+    #[track_caller]
+    pub fn machine_that_writes_lines(&self) -> (Machine<'_>, String) {
+        let machine = self.machine();
+        machine.wait_for_ssh();
+        let volume = self.volume(&self.api(), 1);
+        machine.attach(&volume);
+        machine.write_lines_to(&volume);
+        (machine, volume)
+    }
+
     /// The processes that show volumes to other hosts, by the beginning of their name: the daemon's children, each in a network of
     /// its own.
     #[must_use]

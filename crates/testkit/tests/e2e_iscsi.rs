@@ -57,11 +57,7 @@ fn a_volume_is_used_by_iscsi_by_its_machine_and_nobody_else() {
         return;
     }
     let (mut host, cloud) = TestHost::of_a_cloud_with(SHARED_BY_ISCSI);
-    let machine = cloud.machine();
-    machine.wait_for_ssh();
-    let volume = cloud.volume(&cloud.api(), 1);
-    machine.attach(&volume);
-    machine.write_lines_to(&volume);
+    let (machine, volume) = cloud.machine_that_writes_lines();
     cloud.wait_for_exporters(1, 0);
     let shown = cloud.cli_json(&["host", "show", "node7"]);
     let mut features = shown["features"].as_array().unwrap().iter();
@@ -142,12 +138,8 @@ fn a_volume_by_iscsi_is_taken_from_a_host_that_nobody_hears_and_its_guest_notice
         return;
     }
     let (host, cloud) = TestHost::of_a_cloud_with(SHARED_BY_ISCSI);
-    let machine = cloud.machine();
-    machine.wait_for_ssh();
-    let volume = cloud.volume(&cloud.api(), 1);
+    let (machine, volume) = cloud.machine_that_writes_lines();
     let uuid = volume.trim_start_matches("Volume/").to_owned();
-    machine.attach(&volume);
-    machine.write_lines_to(&volume);
     machine.ssh("echo mine > /mnt/word && sync");
     let process = machine.process();
 
@@ -197,11 +189,7 @@ fn a_guest_goes_on_after_its_portal_was_away_for_long_and_when_it_is_back_where_
         return;
     }
     let (host, cloud) = TestHost::of_a_cloud_with(SHARED_BY_ISCSI);
-    let machine = cloud.machine();
-    machine.wait_for_ssh();
-    let volume = cloud.volume(&cloud.api(), 1);
-    machine.attach(&volume);
-    machine.write_lines_to(&volume);
+    let (machine, _) = cloud.machine_that_writes_lines();
     let process = machine.process();
 
     // For longer than either side waits for the other: both have given up their connections.
@@ -258,11 +246,7 @@ fn a_guest_that_ends_while_its_hosts_daemon_is_down_gives_its_volume_by_iscsi_ba
         return;
     }
     let (mut host, cloud) = TestHost::of_a_cloud_with(SHARED_BY_ISCSI);
-    let machine = cloud.machine();
-    machine.wait_for_ssh();
-    let volume = cloud.volume(&cloud.api(), 1);
-    machine.attach(&volume);
-    machine.write_lines_to(&volume);
+    let (machine, volume) = cloud.machine_that_writes_lines();
     machine.ssh("echo mine > /mnt/word && sync");
 
     // It switches itself off with something on its way to the volume, which nobody takes.
@@ -304,11 +288,7 @@ fn a_machine_with_a_volume_by_iscsi_is_moved_while_its_guest_writes() {
         return;
     }
     let (_host, cloud) = TestHost::of_a_cloud_with(SHARED_BY_ISCSI);
-    let machine = cloud.machine();
-    machine.wait_for_ssh();
-    let volume = cloud.volume(&cloud.api(), 1);
-    machine.attach(&volume);
-    machine.write_lines_to(&volume);
+    let (machine, _) = cloud.machine_that_writes_lines();
     cloud.wait_for_exporters(1, 0);
     cloud.cli(&["host", "maintenance", "testhost", "--off"]);
     let id = machine.vmid.to_string();

@@ -16,15 +16,10 @@ fn a_volume_is_written_from_afar_and_by_one_machine_only() {
         return;
     }
     let (mut host, cloud) = TestHost::of_a_cloud();
-    let machine = cloud.machine();
-    machine.wait_for_ssh();
-    assert_eq!(host.machines(), [machine.uuid()]);
-
-    let volume = cloud.volume(&cloud.api(), 1);
+    let (machine, volume) = cloud.machine_that_writes_lines();
     let uuid = volume.trim_start_matches("Volume/").to_owned();
-    machine.attach(&volume);
+    assert_eq!(host.machines(), [machine.uuid()]);
     cloud.wait_for_exporters(0, 1);
-    machine.write_lines_to(&volume);
 
     // Either daemon may die: the guest waits, and goes on where it was.
     let process = machine.process();
@@ -89,12 +84,8 @@ fn a_volume_that_is_taken_away_unheard_and_given_again_is_not_what_the_guest_rem
         return;
     }
     let (host, cloud) = TestHost::of_a_cloud();
-    let machine = cloud.machine();
-    machine.wait_for_ssh();
-    let volume = cloud.volume(&cloud.api(), 1);
+    let (machine, volume) = cloud.machine_that_writes_lines();
     let uuid = volume.trim_start_matches("Volume/").to_owned();
-    machine.attach(&volume);
-    machine.write_lines_to(&volume);
     machine.ssh("echo mine > /mnt/word && sync");
     let process = machine.process();
 

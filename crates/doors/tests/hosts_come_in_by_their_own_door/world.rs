@@ -293,7 +293,7 @@ impl World {
     }
 
     pub async fn connect(&self, joined: &Joined, key: &HostKey) -> Result<EtcdStore, StoreError> {
-        self.connect_within(joined, key, Duration::from_secs(3))
+        self.connect_within(joined, key, Duration::from_secs(20))
             .await
     }
 

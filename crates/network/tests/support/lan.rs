@@ -164,8 +164,17 @@ pub fn listen_at(namespace: &Namespace, any: impl Into<IpAddr>) -> (TcpListener,
 }
 
 pub fn connect(from: &Namespace, to: impl Into<IpAddr>, port: u16) -> Result<TcpStream, ErrorKind> {
-    let to = SocketAddr::from((to.into(), port));
-    from.enter(|| TcpStream::connect_timeout(&to, LIMIT))
+    connect_within(LIMIT, from, to.into(), port)
+}
+
+fn connect_within(
+    limit: Duration,
+    from: &Namespace,
+    to: IpAddr,
+    port: u16,
+) -> Result<TcpStream, ErrorKind> {
+    let to = SocketAddr::from((to, port));
+    from.enter(|| TcpStream::connect_timeout(&to, limit))
         .map_err(|error| error.kind())
 }
 
@@ -176,7 +185,7 @@ pub fn connection(
     listener: &(TcpListener, u16),
 ) -> (TcpStream, TcpStream, IpAddr) {
     let to = to.into();
-    let here = connect(from, to, listener.1)
+    let here = connect_within(LATE, from, to, listener.1)
         .unwrap_or_else(|error| panic!("{to} is not reached: {error}"));
     let (there, seen) = listener.0.accept().unwrap();
     (here, there, seen.ip())

@@ -246,7 +246,7 @@ pub fn ask(server: impl Into<IpAddr>, name: &str, kind: u16) -> (u8, Vec<String>
         .set_read_timeout(Some(Duration::from_millis(500)))
         .unwrap();
     let mut answer = [0; 1500];
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(20);
     let length = loop {
         assert!(Instant::now() < deadline, "no answer about {name}");
         let _ = socket.send_to(&query, SocketAddr::from((server, 53)));

@@ -2,10 +2,10 @@
 //! interface with folders of their own. Gone with its owner, also when that panics.
 
 use std::fs::File;
-use std::io;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a cluster may take to elect its first leader.
@@ -285,7 +285,15 @@ fn answers(port: u16) -> bool {
     std::net::TcpStream::connect_timeout(&address, Duration::from_millis(500)).is_ok()
 }
 
+/// A port below those that the system gives to whoever asks for any one, so that a member that is started again finds it free.
+/// Each process begins where others that run beside it don't.
 fn free_port() -> u16 {
-    let bound: io::Result<TcpListener> = TcpListener::bind("127.0.0.1:0");
-    bound.and_then(|bound| bound.local_addr()).unwrap().port()
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let number = std::process::id() % 10_000 * 32 + TAKEN.fetch_add(1, Ordering::Relaxed);
+        let port = 20_000 + u16::try_from(number % 10_000).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
