@@ -77,7 +77,9 @@ struct Socket {
     leads: Led,
     /// Ends its connections, and then what serves them.
     end: CancellationToken,
-    serving: AbortOnDropHandle<()>,
+    /// When that has ended, however it did.
+    over: CancellationToken,
+    _serving: AbortOnDropHandle<()>,
 }
 
 /// Where a socket leads, in short.
@@ -164,33 +166,43 @@ impl RemoteVolumes {
         }
         let listener = by.listen(&socket_of(disk))?;
         let end = CancellationToken::new();
+        let over = CancellationToken::new();
         let serving = serve(Arc::clone(&self.0), listener, leads_to, end.clone());
+        let told = over.clone().drop_guard();
+        let serving = async move {
+            let _told = told;
+            serving.await;
+        };
         let socket = Socket {
             folder: by.folder.0.clone(),
             leads,
             end,
-            serving: AbortOnDropHandle::new(tokio::spawn(serving)),
+            over,
+            _serving: AbortOnDropHandle::new(tokio::spawn(serving)),
         };
         sockets.insert(of, socket);
         Ok(())
     }
 
-    /// Ends what stands in for a volume, if something does: when this returns, nobody is connected to it any more.
+    /// Ends what stands in for a volume, if something does: when this returns, nobody is connected to it any more. It is there until
+    /// then, for who begins anew because nobody waited for it.
     async fn end_blank(&self, by: &VolumeUser, disk: &str) {
         let of = (by.machine.clone(), disk.to_owned());
         let blank = {
-            let mut sockets = self.0.sockets.lock();
-            match sockets
-                .get(&of)
-                .is_some_and(|socket| socket.leads == Led::Blank)
-            {
-                true => sockets.remove(&of),
-                false => None,
-            }
+            let sockets = self.0.sockets.lock();
+            let blank = sockets.get(&of).filter(|socket| socket.leads == Led::Blank);
+            blank.map(|blank| (blank.end.clone(), blank.over.clone()))
         };
-        if let Some(blank) = blank {
-            blank.end.cancel();
-            let _ = blank.serving.await;
+        if let Some((end, over)) = blank {
+            end.cancel();
+            over.cancelled().await;
+            let mut sockets = self.0.sockets.lock();
+            if sockets
+                .get(&of)
+                .is_some_and(|socket| socket.over.is_cancelled())
+            {
+                sockets.remove(&of);
+            }
         }
     }
 }
@@ -329,7 +341,7 @@ async fn given(mut stream: Connected, of: &VolumeUse) -> Result<Connected, WhyNo
         stream.flush().await?;
         stream.read_exact(&mut said).await
     };
-    let heard = timeout(GIVING, asking).await.map_err(|_| WhyNot::Late)?;
+    let heard = timeout(GIVING, asking).await.map_err(|_| WhyNot::Silent)?;
     // Who is refused hears nothing.
     if heard.is_err() || said != GREETING {
         return Err("not to this host now; its log says why".into());
@@ -425,6 +437,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use cimi::{VolumeId, resources::AttachStage};
+    use futures::FutureExt as _;
     use rustls::{RootCertStore, crypto::ring};
     use store::SqliteStore;
     use tokio::net::UnixStream;
@@ -432,10 +445,9 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test]
-    async fn the_socket_of_a_machine_whose_folder_went_is_made_anew() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Arc::new(SqliteStore::open(folder.path().join("db")).unwrap());
+    /// A host in this folder without entries, and a machine on it with a volume.
+    async fn world(folder: &std::path::Path) -> (RemoteVolumes, VolumeUser, AttachedVolume) {
+        let store = Arc::new(SqliteStore::open(folder.join("db")).unwrap());
         let provider = Arc::new(ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -452,7 +464,7 @@ mod tests {
         }));
         let by = VolumeUser {
             machine: MachineId::generate(),
-            folder: RunFolder(folder.path().join("machine")),
+            folder: RunFolder(folder.join("machine")),
             user: None,
         };
         let attached = AttachedVolume {
@@ -464,6 +476,13 @@ mod tests {
             serial: "v".to_owned(),
             taken: None,
         };
+        (volumes, by, attached)
+    }
+
+    #[tokio::test]
+    async fn the_socket_of_a_machine_whose_folder_went_is_made_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let (volumes, by, attached) = world(folder.path()).await;
         let socket = by.folder.volumes().join(socket_of(&volume_disk(&attached)));
         // It is known that it isn't used by iSCSI.
         drop(by.listen(&socket_of(&volume_disk(&attached))).unwrap());
@@ -483,5 +502,22 @@ mod tests {
         let before = found();
         volumes.ready(&by, &attached).await.unwrap();
         assert_eq!(found(), before);
+    }
+
+    #[tokio::test]
+    async fn what_stands_in_for_a_volume_has_ended_before_it_is_ready_whoever_gave_up_waiting() {
+        let folder = tempfile::tempdir().unwrap();
+        let (volumes, by, attached) = world(folder.path()).await;
+        let disk = volume_disk(&attached);
+        let user = by.user;
+        let nothing = Leads::Blank { bytes: 1, user };
+        volumes.open_socket(&by, &disk, nothing).unwrap();
+        let of = (by.machine.clone(), disk);
+        let leads = || volumes.0.sockets.lock().get(&of).map(|socket| socket.leads);
+        // Given up before what serves it has heard that it is to end.
+        assert!(volumes.ready(&by, &attached).now_or_never().is_none());
+        assert!(leads() == Some(Led::Blank));
+        volumes.ready(&by, &attached).await.unwrap();
+        assert!(leads() == Some(Led::Entry));
     }
 }

@@ -112,7 +112,7 @@ impl Entries {
             connected.map_err(|error| WhyNot::Said(error.to_string()))
         };
         let connected = timeout(self.connecting, connecting).await;
-        (number, connected.unwrap_or(Err(WhyNot::Late)))
+        (number, connected.unwrap_or(Err(WhyNot::NotReached)))
     }
 
     fn note(&self, not: &mut NotGiven, number: usize, why: WhyNot) {
@@ -124,7 +124,10 @@ impl Entries {
 /// Why an entry gives no volume.
 #[derive(Debug)]
 pub(super) enum WhyNot {
-    Late,
+    /// It can't be connected to in time.
+    NotReached,
+    /// It is connected to, and doesn't say in time whether it gives the volume.
+    Silent,
     /// It doesn't understand what it is asked.
     Older,
     Said(String),
@@ -133,7 +136,8 @@ pub(super) enum WhyNot {
 impl fmt::Display for WhyNot {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(match self {
-            Self::Late => "it doesn't answer in time",
+            Self::NotReached => "it can't be reached in time",
+            Self::Silent => "it is reached, and doesn't say in time whether it gives it",
             Self::Older => "its stratusd is older, and knows no iSCSI",
             Self::Said(why) => why,
         })

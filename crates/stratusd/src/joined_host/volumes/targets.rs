@@ -359,7 +359,7 @@ async fn shown(mut stream: Connected, request: &TargetRequest) -> Result<Option<
         TargetAnswer::of_bytes(&answer).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
     };
     // Who is refused hears nothing.
-    let answer = timeout(SHOWING, asking).await.map_err(|_| WhyNot::Late)?;
+    let answer = timeout(SHOWING, asking).await.map_err(|_| WhyNot::Silent)?;
     let TargetAnswer(target) =
         answer.map_err(|_| WhyNot::from("not to this host now; its log says why"))?;
     Ok(target.map(|target| (target, stream)))
