@@ -100,7 +100,11 @@ impl Cloud {
         local: &str,
         changes: Changes,
     ) -> Result<Done> {
-        let is_opened = changes.get("maintenance") == Some(&Some(Value::Bool(false)));
+        // Left out of a whole representation, it ends as well.
+        let is_opened = matches!(
+            changes.get("maintenance"),
+            Some(None | Some(Value::Bool(false)))
+        );
         let documents = &self.0.documents;
         let done = catalogue::edit::<Host>(documents, context, local, changes).await?;
         if is_opened {

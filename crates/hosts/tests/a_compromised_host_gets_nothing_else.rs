@@ -591,6 +591,16 @@ async fn it_says_that_it_is_there_and_nothing_else_by_that() {
     assert!(matches!(done, Outcome::Committed(_)), "{done:?}");
     assert!(world.evil.get(&key(&own.id)).await.unwrap().is_some());
 
+    // With which nothing else ends that it may write.
+    let (machine, own_host) = (bytes(&world.mine), bytes(&world.own));
+    for (document, value) in [
+        (key(&world.mine.id), machine),
+        (key(&world.own.id), own_host),
+    ] {
+        let put = Transaction::new().put_with_lease(document, value, lease);
+        world.refused("with a lease", put).await;
+    }
+
     let other = pulse(&world.other.id);
     let put = Transaction::new().put(key(&other.id), bytes(&other));
     world.refused("another's pulse", put).await;

@@ -229,12 +229,14 @@ fn permitted(
             Err(reason) => return refuse(key, reason),
         },
     };
-    Ok(match (permit, operation) {
-        (Permit::Instead(value), Operation::Put { key, lease, .. }) => {
-            Operation::Put { key, value, lease }
-        }
-        (_, operation) => operation,
-    })
+    match (permit, operation) {
+        (Permit::Instead(value), Operation::Put { key, lease, .. }) => match lease {
+            None => Ok(Operation::Put { key, value, lease }),
+            // By ending it the peer would remove the document, and nobody would be asked.
+            Some(_) => refuse(&key, "it doesn't end with a lease".to_owned()),
+        },
+        (_, operation) => Ok(operation),
+    }
 }
 
 async fn read(shared: &Shared, peer: &Peer, asked: TxnRequest) -> Result<Asked, Status> {
