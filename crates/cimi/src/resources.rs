@@ -29,7 +29,7 @@ mod volume_image;
 
 pub use account::{Credential, Group, Origin, Token, TokenScope, User};
 pub use forwarding_group::ForwardingGroup;
-pub use host::{AcceleratorKind, Capacity, Host, HostDesired};
+pub use host::{AcceleratorKind, Capacity, Host, HostDesired, Load};
 pub use host_trust::{HostAuthority, HostIdentity, HostPulse, HostToken};
 pub use image::{Digests, Image, ImageDesired, ImageFile, ImageSource, ImageState, MediumFormat};
 pub use image_origin::{ImageOrigin, OnDemand};

@@ -118,6 +118,8 @@ pub fn host() -> Host {
         fences_after: Some(60),
         tunnel: None,
         images_port: None,
+        load: None,
+        cached: Vec::new(),
         troubles: Vec::new(),
         desired: HostDesired::default(),
         unknown: Unknown::new(),

@@ -61,6 +61,9 @@ impl Public for Host {
             "troubles": self.troubles,
             "fencesAfter": self.fences_after,
             "bridges": self.bridges,
+            "cpuLoad": self.load.map(|load| load.cpu_percent),
+            "memoryLoad": self.load.map(|load| load.memory_kib),
+            "imagesCached": self.has_joined().then_some(self.cached.len()),
             "features": self.features,
         }))
     }

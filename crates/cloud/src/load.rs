@@ -29,7 +29,7 @@ pub struct HostUse {
 pub struct Filled {
     /// What there is.
     pub total: u64,
-    /// What is used at this moment; where nobody measures it, what those machines were promised that run.
+    /// What is used at this moment, or was when the host told that last; of one that never did, what those machines were promised that run.
     pub used: u64,
     /// What all machines that are placed there were promised.
     pub booked: u64,
@@ -70,7 +70,11 @@ impl Cloud {
         } else {
             Takes::Machines
         };
-        let used = self.measured(host).unwrap_or(promised);
+        let told = host.load.map(|load| Demand {
+            cpu_percent: load.cpu_percent,
+            memory_kib: load.memory_kib,
+        });
+        let used = self.measured(host).or(told).unwrap_or(promised);
         HostUse {
             name: name.to_owned(),
             running: machines.count_by_index("runsOn", host.id()),

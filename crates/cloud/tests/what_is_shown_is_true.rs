@@ -73,6 +73,10 @@ async fn a_representation_with_the_same_stamp_is_the_same() {
             3 => {
                 let rename = |host: &mut cimi::resources::Host| {
                     host.common.name = Some("there".into());
+                    host.load = Some(cimi::resources::Load {
+                        cpu_percent: 130,
+                        memory_kib: 1024,
+                    });
                     host.bridges = vec!["br-site".into()];
                     host.features = vec!["newest".into()];
                     Ok::<_, CloudError>(true)
@@ -106,6 +110,10 @@ async fn a_representation_with_the_same_stamp_is_the_same() {
     assert_eq!(
         (&host["machines"], &host["cpuUsed"]),
         (&json!(1), &json!(1))
+    );
+    assert_eq!(
+        (&host["cpuLoad"], &host["memoryLoad"]),
+        (&json!(130), &json!(1024))
     );
     assert_eq!(
         (&host["bridges"], &host["features"]),
@@ -404,6 +412,12 @@ async fn furnished(world: &World) -> Cloud {
     world
         .made(&admin(), Kind::ServiceConfiguration, service)
         .await;
+    let busy = |host: &mut cimi::resources::Host| {
+        host.desired.apart = true;
+        host.load = Some(cimi::resources::Load::default());
+        Ok::<_, CloudError>(true)
+    };
+    world.documents.update(host.local(), busy).await.unwrap();
 
     composed(world).await;
 

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use crate::{Demand, HostLoad, HostState, Means, NoRoom, Strategy, Togetherness, Wish};
+use crate::{Demand, Group, HostLoad, HostState, Means, NoRoom, Strategy, Togetherness, Wish};
 
 /// How much better a host is liked that has the machine's image, in thousandths of an empty host: less than what a machine of
 /// usual size changes on a small host, so that it decides among hosts that are about as full.
@@ -58,32 +58,47 @@ pub(crate) enum Refusal<'a> {
 /// What a machine's wish excludes.
 pub(crate) struct Filters<'a> {
     wish: &'a Wish<'a>,
-    demand: Demand,
-    /// Whether each group that shall be together has a host already.
-    bound: Vec<&'a crate::Group>,
+    /// What a host must have room for: the machine, or all that are to leave their host together with it.
+    pub(crate) room: Demand,
+    /// The groups that shall be together and have a host already.
+    bound: Vec<&'a Group>,
 }
 
 impl<'a> Filters<'a> {
     fn of(wish: &'a Wish<'a>, hosts: &[HostLoad]) -> Self {
-        let together = |group: &&crate::Group| group.kind == Togetherness::Together;
-        let bound = wish.groups.iter().filter(together);
-        Self {
-            wish,
-            demand: wish.demand,
-            bound: bound
-                .filter(|group| {
-                    hosts
-                        .iter()
-                        .any(|host| host.facts.groups.contains_key(*group))
-                })
-                .collect(),
+        let together = |group: &&Group| group.kind == Togetherness::Together;
+        let (bound, free): (Vec<_>, Vec<_>) = wish
+            .groups
+            .iter()
+            .filter(together)
+            .partition(|group| hosts.iter().any(|host| binds(host, group, wish)));
+        let mut room = wish.demand;
+        // The first to leave chooses for those that come after it. Machines of several groups have their largest one's room at least.
+        if let Some(way) = wish.way
+            && !free.is_empty()
+            && let Some(from) = hosts.iter().find(|host| host.id.local() == way.from)
+            && from.state == HostState::Maintenance
+        {
+            let members = free
+                .into_iter()
+                .filter_map(|group| from.facts.groups.get(group));
+            for all in members {
+                room.cpu_percent = room.cpu_percent.max(all.demand.cpu_percent);
+                room.memory_kib = room.memory_kib.max(all.demand.memory_kib);
+            }
         }
+        Self { wish, room, bound }
+    }
+
+    /// Whether others are to find room with it.
+    pub(crate) fn is_for_all_of_a_group(&self) -> bool {
+        self.room != self.wish.demand
     }
 
     /// The first reason not to take a host. What is known without looking beyond the host's own line comes first for the choice's
     /// sake, and is put in its order by [`NoRoom`] only when there was no choice.
     fn refuse(&self, host: &HostLoad) -> Option<Refusal<'a>> {
-        if !self.demand.fits_in(host.free()) {
+        if !self.room.fits_in(host.free()) {
             return Some(Refusal::Memory);
         }
         self.refuse_otherwise(host)
@@ -92,9 +107,9 @@ impl<'a> Filters<'a> {
     /// The first reason, in the order of [`Refusal`].
     pub(crate) fn reason(&self, host: &HostLoad) -> Option<Refusal<'a>> {
         let free = host.free();
-        let of_room = if free.memory_kib < self.demand.memory_kib {
+        let of_room = if free.memory_kib < self.room.memory_kib {
             Some(Refusal::Memory)
-        } else if free.cpu_percent < self.demand.cpu_percent {
+        } else if free.cpu_percent < self.room.cpu_percent {
             Some(Refusal::Cpu)
         } else {
             None
@@ -104,8 +119,11 @@ impl<'a> Filters<'a> {
 
     fn refuse_otherwise(&self, host: &HostLoad) -> Option<Refusal<'a>> {
         let requirements = self.wish.requirements;
-        let is_among = self.wish.among.has(host.id.local());
-        if !is_among || requirements.is_some_and(|requirements| !requirements.met_by(host)) {
+        let is_on_the_way = self
+            .wish
+            .way
+            .is_none_or(|way| way.leads_to(host.id.local()));
+        if !is_on_the_way || requirements.is_some_and(|requirements| !requirements.met_by(host)) {
             return Some(Refusal::Excluded);
         }
         match host.state {
@@ -135,16 +153,31 @@ impl<'a> Filters<'a> {
         if let Some(bridge) = self.wish.bridges.iter().find(lacks) {
             return Some(Refusal::Bridge(bridge));
         }
-        let has = |group: &crate::Group| host.facts.groups.contains_key(group);
-        let apart = |group: &crate::Group| group.kind == Togetherness::Apart && has(group);
+        let has = |group: &Group| host.facts.groups.contains_key(group);
+        let apart = |group: &Group| group.kind == Togetherness::Apart && has(group);
         if self.wish.groups.iter().any(apart) {
             return Some(Refusal::Apart);
         }
-        if !self.bound.iter().all(|group| has(group)) {
+        if !self.bound.iter().all(|group| binds(host, group, self.wish)) {
             return Some(Refusal::Elsewhere);
         }
         None
     }
+}
+
+/// Whether machines of a group that shall be together go where this host is: as long as one of them stays there. Who leaves a host
+/// that takes no machines goes before the others do, and nobody is kept waiting for a host that is lost.
+fn binds(host: &HostLoad, group: &Group, wish: &Wish<'_>) -> bool {
+    let Some(members) = host.facts.groups.get(group) else {
+        return false;
+    };
+    let is_left = wish.way.is_some_and(|way| way.from == host.id.local());
+    members.machines > members.leaving
+        && match host.state {
+            HostState::Open => true,
+            HostState::Maintenance => !is_left,
+            HostState::Lost => false,
+        }
 }
 
 /// How well a host is liked.
@@ -163,9 +196,11 @@ impl<'h> Weight<'h> {
             Strategy::Spreading => emptiness,
             Strategy::Packing => -emptiness,
         };
-        let cached = wish
-            .image
-            .is_some_and(|image| host.facts.images.contains_key(image));
+        let facts = &host.facts;
+        let cached = wish.image.is_some_and(|image| {
+            let copied = wish.content.is_some_and(|sha1| facts.cached.contains(sha1));
+            facts.has_all_images || copied || facts.images.contains_key(image)
+        });
         Self {
             rank: wish.rank.map_or(0.0, |rank| rank.of(host)),
             emptiness: emptiness + if cached { IMAGE_BONUS } else { 0 },
@@ -215,6 +250,13 @@ mod tests {
 
     fn room(cpu_percent: u64, memory_mib: u64) -> Wish<'static> {
         Wish::of_room(demand(cpu_percent, memory_mib))
+    }
+
+    fn members(machines: u32) -> crate::Members {
+        crate::Members {
+            machines,
+            ..crate::Members::default()
+        }
     }
 
     fn group(name: &str, kind: Togetherness) -> Group {
@@ -268,6 +310,17 @@ mod tests {
         assert_eq!(place(&hosts, &wish, Strategy::Spreading), Ok(&hosts[0]));
         hosts[1].facts.images.insert("debian".into(), 1);
         assert_eq!(place(&hosts, &wish, Strategy::Spreading), Ok(&hosts[1]));
+        // One with a copy of the same content, from whichever image, is as good; so is one that has all.
+        let wish = Wish {
+            content: Some("da39a3ee"),
+            ..wish
+        };
+        hosts[0].facts.cached.insert("da39a3ee".into());
+        assert_eq!(place(&hosts, &wish, Strategy::Spreading), Ok(&hosts[0]));
+        hosts[0].facts.cached.clear();
+        assert_eq!(place(&hosts, &wish, Strategy::Spreading), Ok(&hosts[1]));
+        hosts[0].facts.has_all_images = true;
+        assert_eq!(place(&hosts, &wish, Strategy::Spreading), Ok(&hosts[0]));
     }
 
     #[test]
@@ -287,12 +340,15 @@ mod tests {
             place(&hosts, &wish(&together), Strategy::Spreading),
             Ok(&hosts[0])
         );
-        hosts[1].facts.groups.insert(together[0].clone(), 1);
+        hosts[1]
+            .facts
+            .groups
+            .insert(together[0].clone(), members(1));
         assert_eq!(
             place(&hosts, &wish(&together), Strategy::Spreading),
             Ok(&hosts[1])
         );
-        hosts[0].facts.groups.insert(apart[0].clone(), 1);
+        hosts[0].facts.groups.insert(apart[0].clone(), members(1));
         assert_eq!(
             place(&hosts, &wish(&apart), Strategy::Spreading),
             Ok(&hosts[1])
@@ -306,12 +362,37 @@ mod tests {
             place(&hosts, &wish(&other), Strategy::Spreading),
             Ok(&hosts[0])
         );
-        hosts[1].facts.groups.insert(apart[0].clone(), 2);
+        hosts[1].facts.groups.insert(apart[0].clone(), members(2));
         let refused = place(&hosts, &wish(&apart), Strategy::Spreading).unwrap_err();
         assert_eq!(
             refused.to_string(),
             "waiting for room on 2 hosts: 2 have machines that this one is to be apart from"
         );
+    }
+
+    #[test]
+    fn nobody_waits_for_a_group_on_a_lost_host() {
+        let mut hosts = [
+            example("a", demand(400, 8000), demand(0, 0)),
+            example("b", demand(400, 8000), demand(0, 4000)),
+        ];
+        let together = [group("web", Togetherness::Together)];
+        let wish = Wish {
+            groups: &together,
+            ..room(0, 100)
+        };
+        hosts[1]
+            .facts
+            .groups
+            .insert(together[0].clone(), members(1));
+        hosts[1].state = HostState::Maintenance;
+        let refused = place(&hosts, &wish, Strategy::Spreading).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "waiting for room on 2 hosts: 1 has not the machines that this one is to be together with, 1 is in maintenance"
+        );
+        hosts[1].state = HostState::Lost;
+        assert_eq!(place(&hosts, &wish, Strategy::Spreading), Ok(&hosts[0]));
     }
 
     #[test]
@@ -402,7 +483,7 @@ mod tests {
                 (host.state, host.means) = (state, means);
                 for (group, is_there) in both().into_iter().zip([t, a]) {
                     if is_there {
-                        host.facts.groups.insert(group, 1);
+                        host.facts.groups.insert(group, members(1));
                     }
                 }
                 host
@@ -425,7 +506,9 @@ mod tests {
             let groups = &groups[..of];
             let wish = Wish { groups, needs, ..Wish::of_room(wanted) };
             let together_elsewhere = |host: &HostLoad| {
-                let has = |host: &HostLoad| host.facts.groups.contains_key(&both()[0]);
+                let has = |host: &HostLoad| {
+                    host.state != HostState::Lost && host.facts.groups.contains_key(&both()[0])
+                };
                 of > 0 && hosts.iter().any(has) && !has(host)
             };
             let fits = |host: &HostLoad| {

@@ -8,7 +8,9 @@ use std::{
 
 use cimi::{HostId, resources::Host};
 
-use crate::{Demand, Group, HostFacts, HostLoad, HostState, Means, NoRoom, Policy, Wish, place};
+use crate::{
+    Demand, Group, HostFacts, HostLoad, HostState, Means, Members, NoRoom, Policy, Wish, place,
+};
 
 /// All hosts and what every machine takes of them. A booking names its machine, so that booking again replaces it and
 /// nothing is counted twice.
@@ -29,6 +31,8 @@ struct Booking {
     demand: Demand,
     image: Option<Box<str>>,
     groups: Box<[Group]>,
+    /// It is asked to go elsewhere.
+    leaves: bool,
 }
 
 /// What all machines take of a host.
@@ -36,7 +40,7 @@ struct Booking {
 struct Taken {
     demand: Demand,
     images: HashMap<Box<str>, u32>,
-    groups: HashMap<Group, u32>,
+    groups: HashMap<Group, Members>,
     machines: u64,
 }
 
@@ -80,6 +84,8 @@ impl Fleet {
             let more = !offered.fits_in(known.offered)
                 || (known.trouble.is_some() && trouble.is_none())
                 || (known.state != state && state == HostState::Open)
+                // Nobody is kept waiting for what is on a host that is lost.
+                || (known.state != state && state == HostState::Lost && !known.facts.groups.is_empty())
                 || !known.means.cover(means)
                 || described_otherwise(&known.facts, &facts);
             (known.offered, known.trouble) = (offered, trouble);
@@ -138,11 +144,13 @@ impl Fleet {
 
     /// The machine takes what it wishes of `host`, and nothing of any other. Returns whether room was made thereby.
     pub fn book(&mut self, machine: &str, host: &HostId, wish: &Wish<'_>) -> bool {
+        let leaves = wish.way.is_some_and(|way| way.from == host.local());
         let same = |had: &Booking| {
             had.host == *host
                 && had.demand == wish.demand
                 && had.image.as_deref() == wish.image
                 && *had.groups == *wish.groups
+                && had.leaves == leaves
         };
         if self.bookings.get(machine).is_some_and(same) {
             return false;
@@ -153,6 +161,7 @@ impl Fleet {
             demand: wish.demand,
             image: wish.image.map(Into::into),
             groups: wish.groups.into(),
+            leaves,
         };
         match self.place_of(host) {
             Some(known) => {
@@ -160,14 +169,14 @@ impl Fleet {
                 known.booked = known.booked.plus(booking.demand);
                 facts.machines += 1;
                 count_in(&mut facts.images, booking.image.as_ref());
-                count_in(&mut facts.groups, &booking.groups);
+                join(&mut facts.groups, &booking);
             }
             None => {
                 let taken = self.elsewhere.entry(host.clone()).or_default();
                 taken.demand = taken.demand.plus(booking.demand);
                 taken.machines += 1;
                 count_in(&mut taken.images, booking.image.as_ref());
-                count_in(&mut taken.groups, &booking.groups);
+                join(&mut taken.groups, &booking);
             }
         }
         self.bookings.insert(machine.into(), booking);
@@ -184,13 +193,13 @@ impl Fleet {
             known.booked = known.booked.minus(booking.demand);
             facts.machines = facts.machines.saturating_sub(1);
             count_out(&mut facts.images, booking.image.as_ref());
-            count_out(&mut facts.groups, &booking.groups);
-        } else if let Entry::Occupied(mut entry) = self.elsewhere.entry(booking.host) {
+            part(&mut facts.groups, &booking);
+        } else if let Entry::Occupied(mut entry) = self.elsewhere.entry(booking.host.clone()) {
             let taken = entry.get_mut();
             taken.demand = taken.demand.minus(booking.demand);
             taken.machines = taken.machines.saturating_sub(1);
             count_out(&mut taken.images, booking.image.as_ref());
-            count_out(&mut taken.groups, &booking.groups);
+            part(&mut taken.groups, &booking);
             if taken.machines == 0 {
                 entry.remove();
             }
@@ -246,6 +255,28 @@ fn count_out<'a, K: Eq + Hash + 'a>(
             *count -= 1;
             if *count == 0 {
                 counts.remove(key);
+            }
+        }
+    }
+}
+
+fn join(groups: &mut HashMap<Group, Members>, booking: &Booking) {
+    for group in &booking.groups {
+        let members = groups.entry(group.clone()).or_default();
+        members.machines += 1;
+        members.leaving += u32::from(booking.leaves);
+        members.demand = members.demand.plus(booking.demand);
+    }
+}
+
+fn part(groups: &mut HashMap<Group, Members>, booking: &Booking) {
+    for group in &booking.groups {
+        if let Some(members) = groups.get_mut(group) {
+            members.machines -= 1;
+            members.leaving -= u32::from(booking.leaves);
+            members.demand = members.demand.minus(booking.demand);
+            if members.machines == 0 {
+                groups.remove(group);
             }
         }
     }
@@ -475,15 +506,17 @@ mod tests {
                 let (booked, count, grouped) = match fleet.places.get(&id) {
                     Some(&place) => {
                         let host = fleet.hosts.get(place).unwrap();
-                        (host.booked, host.facts.machines, host.facts.groups.values().sum())
+                        (host.booked, host.facts.machines, host.facts.groups.clone())
                     }
-                    None => fleet.elsewhere.get(&id).map_or((Demand::default(), 0, 0), |taken| {
-                        (taken.demand, taken.machines, taken.groups.values().sum::<u32>())
+                    None => fleet.elsewhere.get(&id).map_or((Demand::default(), 0, HashMap::new()), |taken| {
+                        (taken.demand, taken.machines, taken.groups.clone())
                     }),
                 };
                 prop_assert_eq!(booked.cpu_percent, amount);
                 prop_assert_eq!(count, here().count() as u64);
-                prop_assert_eq!(u64::from(grouped), count);
+                let demand = Demand { cpu_percent: amount, memory_kib: amount };
+                let members = Members { machines: u32::try_from(count).unwrap(), leaving: 0, demand };
+                prop_assert_eq!(grouped.get(&groups[0]).copied(), (count > 0).then_some(members));
             }
         }
     }

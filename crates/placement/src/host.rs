@@ -1,6 +1,6 @@
 //! A host as placement sees it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use cimi::{
     HostId,
@@ -129,6 +129,17 @@ impl Means {
     }
 }
 
+/// The machines of a group on one host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Members {
+    /// All of them.
+    pub machines: u32,
+    /// Those that are asked to go elsewhere.
+    pub leaving: u32,
+    /// What all of them take.
+    pub demand: Demand,
+}
+
 /// What is known of a host beside its room.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostFacts {
@@ -142,10 +153,14 @@ pub struct HostFacts {
     pub cpu_flags: String,
     /// Bridges of its operator's.
     pub bridges: Vec<String>,
-    /// Machines that are placed on it, by the image of their root disk: what is cached there.
+    /// All contents of images are at hand: it is beside the storage.
+    pub has_all_images: bool,
+    /// The SHA-1 of those that it has copies of.
+    pub cached: HashSet<Box<str>>,
+    /// Machines that are placed on it, by the image of their root disk: what is, or will be, there.
     pub images: HashMap<Box<str>, u32>,
     /// Machines that are placed on it, by the groups they are in.
-    pub groups: HashMap<Group, u32>,
+    pub groups: HashMap<Group, Members>,
     /// Machines that are placed on it.
     pub machines: u64,
 }
@@ -163,6 +178,12 @@ impl HostFacts {
             cpu_model: host.cpu_model.clone(),
             cpu_flags: format!(" {} ", host.cpu_flags.join(" ")),
             bridges: host.bridges.clone(),
+            has_all_images: !host.has_joined(),
+            cached: host
+                .cached
+                .iter()
+                .map(|sha1| sha1.as_str().into())
+                .collect(),
             ..Self::default()
         }
     }

@@ -13,8 +13,12 @@ pub type Kinds = [bool; 13];
 /// Why there is no host for a machine. Its text is for users.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NoRoom {
-    /// What was wanted.
+    /// What a host must have had room for.
     pub wanted: Demand,
+    /// That is not for the machine alone: for all that are to leave their host together.
+    pub of_a_group: bool,
+    /// It has a host, which it was to leave.
+    pub leaves: bool,
     /// Hosts looked at.
     pub hosts: u32,
     /// Those that the user's requirements exclude.
@@ -55,7 +59,9 @@ impl NoRoom {
     /// Counts, for each host, the first reason not to take it.
     pub(crate) fn among(hosts: &[HostLoad], wish: &Wish<'_>, filters: &Filters<'_>) -> Self {
         let mut all = Self {
-            wanted: wish.demand,
+            wanted: filters.room,
+            of_a_group: filters.is_for_all_of_a_group(),
+            leaves: wish.way.is_some(),
             hosts: u32::try_from(hosts.len()).unwrap_or(u32::MAX),
             excluded: 0,
             apart: 0,
@@ -155,6 +161,11 @@ impl fmt::Display for NoRoom {
         }
         let plural = if self.hosts == 1 { "" } else { "s" };
         write!(f, "waiting for room on {} host{plural}: ", self.hosts)?;
+        let by_whom = if self.of_a_group {
+            " by all that are to be together"
+        } else {
+            ""
+        };
         let bridge = self.bridge.as_deref().unwrap_or_default();
         let bridge = format!("the bridge {bridge}");
         // One or many, what it is, and more about it.
@@ -175,14 +186,18 @@ impl fmt::Display for NoRoom {
                 self.elsewhere,
                 ["has", "have"],
                 "not the machines that this one is to be together with",
-                String::new(),
+                if self.leaves {
+                    " (all of them move when their host is drained)".to_owned()
+                } else {
+                    String::new()
+                },
             ),
             (
                 self.lack_memory,
                 ["lacks", "lack"],
                 "memory",
                 format!(
-                    " (largest free {} MiB, {} MiB wanted)",
+                    " (largest free {} MiB, {} MiB wanted{by_whom})",
                     self.largest_free_memory_kib / 1024,
                     self.wanted.memory_kib.div_ceil(1024)
                 ),
@@ -192,7 +207,7 @@ impl fmt::Display for NoRoom {
                 ["lacks", "lack"],
                 "processors",
                 format!(
-                    " (largest free {}, {} wanted)",
+                    " (largest free {}, {} wanted{by_whom})",
                     Processors(self.largest_free_cpu_percent),
                     Processors(self.wanted.cpu_percent)
                 ),

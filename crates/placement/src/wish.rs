@@ -22,27 +22,20 @@ pub struct Group {
     pub kind: Togetherness,
 }
 
-/// Which hosts come into question.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Among<'a> {
-    /// All.
-    #[default]
-    All,
-    /// All but this one, by the local part of its id.
-    Not(&'a str),
-    /// This one alone.
-    Only(&'a str),
+/// A machine's way to another host, by the local parts of their ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way<'a> {
+    /// The host that it leaves: no choice, whatever else.
+    pub from: &'a str,
+    /// The only choice; none: all other hosts.
+    pub to: Option<&'a str>,
 }
 
-impl Among<'_> {
-    /// Whether this host does.
+impl Way<'_> {
+    /// Whether it may lead to this host.
     #[must_use]
-    pub fn has(self, host: &str) -> bool {
-        match self {
-            Self::All => true,
-            Self::Not(other) => other != host,
-            Self::Only(only) => only == host,
-        }
+    pub fn leads_to(&self, host: &str) -> bool {
+        self.from != host && self.to.is_none_or(|to| to == host)
     }
 }
 
@@ -57,14 +50,16 @@ pub struct Wish<'a> {
     pub rank: Option<&'a Rank>,
     /// The image of its root disk: a host that has it is liked a little better.
     pub image: Option<&'a str>,
+    /// The SHA-1 of that image's content, if it is known.
+    pub content: Option<&'a str>,
     /// The groups it is in.
     pub groups: &'a [Group],
     /// What it needs beside room.
     pub needs: Means,
     /// The bridges of the operator's that its networks are plugged into.
     pub bridges: &'a [String],
-    /// Which hosts come into question.
-    pub among: Among<'a>,
+    /// Where it goes from where it is; none: it is nowhere yet.
+    pub way: Option<Way<'a>>,
 }
 
 impl<'a> Wish<'a> {
@@ -76,10 +71,11 @@ impl<'a> Wish<'a> {
             requirements: None,
             rank: None,
             image: None,
+            content: None,
             groups: &[],
             needs: Means::NONE,
             bridges: &[],
-            among: Among::All,
+            way: None,
         }
     }
 
@@ -91,6 +87,6 @@ impl<'a> Wish<'a> {
             && self.groups.is_empty()
             && self.bridges.is_empty()
             && !needs
-            && matches!(self.among, Among::All)
+            && self.way.is_none()
     }
 }

@@ -26,7 +26,7 @@ use store::{Revision, cache::Changed};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use placement::{Among, Demand, Fleet, Kinds, NoRoom, Policy};
+use placement::{Demand, Fleet, Kinds, NoRoom, Policy};
 
 use crate::{
     decisions::{Under, assign, release, send, tell, waits},
@@ -252,11 +252,7 @@ impl Scheduler {
                 continue;
             }
             let wishes = Wishes::of(&machine, &self.documents);
-            let among = match &moving.wanted {
-                Some(wanted) => Among::Only(wanted.local()),
-                None => Among::Not(from.local()),
-            };
-            let (way, wish) = (booking_of_way(&local), wishes.wish_among(among));
+            let (way, wish) = (booking_of_way(&local), wishes.wish());
             let chosen = self.fleet.reserve(&way, &wish);
             if let Ok(to) = &chosen {
                 if !busy.may_come_to(to) {

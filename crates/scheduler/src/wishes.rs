@@ -1,8 +1,8 @@
 //! What a machine's document wishes of its host, read into what placement understands.
 
-use cimi::resources::Machine;
+use cimi::{HostId, resources::Machine};
 use documents::Documents;
-use placement::{Among, Demand, Group, Means, Rank, Requirements, Togetherness, Wish};
+use placement::{Demand, Group, Means, Rank, Requirements, Togetherness, Way, Wish};
 
 /// The wishes of one machine.
 pub(crate) struct Wishes<'m> {
@@ -10,9 +10,11 @@ pub(crate) struct Wishes<'m> {
     requirements: Option<Requirements>,
     rank: Option<Rank>,
     image: Option<&'m str>,
+    content: Option<String>,
     groups: Vec<Group>,
     needs: Means,
     bridges: Vec<String>,
+    way: Option<Way<'m>>,
 }
 
 impl<'m> Wishes<'m> {
@@ -38,6 +40,10 @@ impl<'m> Wishes<'m> {
                 .as_deref()
                 .and_then(|text| Rank::parse(text).ok()),
             image: machine.image.as_ref().map(|image| image.href.local()),
+            content: machine.image.as_ref().and_then(|image| {
+                let image = documents.images.get(image.href.local())?;
+                image.file.as_ref()?.content().sha1.clone()
+            }),
             groups: together
                 .map(group(Togetherness::Together))
                 .chain(apart.map(group(Togetherness::Apart)))
@@ -54,14 +60,13 @@ impl<'m> Wishes<'m> {
                 .iter()
                 .filter_map(|nic| documents.networks.get(nic.network.local())?.bridge.clone())
                 .collect(),
-        }
-    }
-
-    /// The same of hosts that come into question.
-    pub(crate) fn wish_among<'a>(&'a self, among: Among<'a>) -> Wish<'a> {
-        Wish {
-            among,
-            ..self.wish()
+            way: machine.host.as_ref().and_then(|from| {
+                let moving = machine.desired.moving.as_ref()?;
+                Some(Way {
+                    from: from.local(),
+                    to: moving.wanted.as_ref().map(HostId::local),
+                })
+            }),
         }
     }
 
@@ -71,10 +76,11 @@ impl<'m> Wishes<'m> {
             requirements: self.requirements.as_ref(),
             rank: self.rank.as_ref(),
             image: self.image,
+            content: self.content.as_deref(),
             groups: &self.groups,
             needs: self.needs,
             bridges: &self.bridges,
-            among: Among::All,
+            way: self.way,
         }
     }
 }

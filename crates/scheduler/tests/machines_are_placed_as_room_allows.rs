@@ -2,146 +2,27 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+mod a_cloud;
+
+use std::net::IpAddr;
 
 use cimi::{
-    Acl, AddressId, Common, HostId, HostPulseId, NetworkId, Ref, Timestamp, VolumeId,
+    Acl, AddressId, NetworkId, Ref, Timestamp, VolumeId,
     ids::SecurityGroupId,
-    lifecycle::{Moving, Phase, Power},
+    lifecycle::{Phase, Power},
     resources::{
-        Address, AttachStage, AttachedVolume, Capacity, Host, HostPulse, Machine, Network, Nic,
-        Resource, Unknown,
+        Address, AttachStage, AttachedVolume, Host, HostPulse, Machine, Network, Nic,
+        Resource as _, Unknown,
     },
-    testing,
 };
-use documents::{Documents, DocumentsError};
+use documents::Documents;
 use placement::Policy;
 use scheduler::Scheduler;
 use serde_json::json;
-use store::{Key, SqliteStore};
-use tokio::task::JoinHandle;
+use store::Key;
 use tokio_util::sync::CancellationToken;
 
-const MIB: u64 = 1024;
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A scheduler over an empty store.
-struct Cloud {
-    documents: Documents,
-    stop: CancellationToken,
-    task: JoinHandle<()>,
-    _folder: tempfile::TempDir,
-}
-
-impl Cloud {
-    async fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Arc::new(SqliteStore::open(folder.path().join("db")).unwrap());
-        let documents = Documents::open(store).await.unwrap();
-        let policy = Policy {
-            memory_reserve_kib: 0,
-            ..Policy::default()
-        };
-        let stop = CancellationToken::new();
-        let task =
-            tokio::spawn(Scheduler::new(documents.clone(), policy, "test").run(stop.clone()));
-        Self {
-            documents,
-            stop,
-            task,
-            _folder: folder,
-        }
-    }
-
-    async fn create<R: Resource>(&self, document: &R) {
-        self.documents
-            .changes()
-            .create(document)
-            .commit()
-            .await
-            .unwrap();
-    }
-
-    async fn remove<R: documents::OfType>(&self, local: &str) {
-        let read = self.documents.view::<R>().get(local).unwrap();
-        let changes = self.documents.changes().remove(&read);
-        changes.commit().await.unwrap();
-    }
-
-    async fn edit<R: documents::OfType>(&self, local: &str, edit: impl Fn(&mut R) + Send + Sync) {
-        let change = |document: &mut R| {
-            edit(document);
-            Ok::<_, DocumentsError>(true)
-        };
-        self.documents.update(local, change).await.unwrap();
-    }
-
-    /// Waits until the machines are as `wanted` says.
-    async fn until(&self, what: &str, wanted: impl Fn(&[Machine]) -> bool) -> Vec<Machine> {
-        let mut changes = self.documents.machines.changes();
-        let seen = async {
-            loop {
-                let machines: Vec<_> = self
-                    .documents
-                    .machines
-                    .all()
-                    .iter()
-                    .map(|machine| machine.document.0.clone())
-                    .collect();
-                if wanted(&machines) {
-                    return machines;
-                }
-                changes.next().await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, seen)
-            .await
-            .unwrap_or_else(|_| panic!("never happened: {what}"))
-    }
-
-    async fn end(self) {
-        self.stop.cancel();
-        tokio::time::timeout(PATIENCE, self.task)
-            .await
-            .unwrap()
-            .unwrap();
-    }
-}
-
-fn host(name: &str, memory_mib: u64) -> Host {
-    Host {
-        id: HostId::from_local(name).unwrap(),
-        capacity: Capacity {
-            cpus: 64,
-            memory_kib: memory_mib * MIB,
-            ..Capacity::default()
-        },
-        ..testing::host()
-    }
-}
-
-/// A host that has joined and takes machines.
-fn joined(name: &str) -> Host {
-    let mut host = host(name, 4096);
-    (host.desired.apart, host.runs_machines) = (true, true);
-    host
-}
-
-fn pulse_of(host: &str) -> HostPulse {
-    HostPulse {
-        id: HostPulseId::from_local(host).unwrap(),
-        common: Common::new(Acl::owned_by_admin(), Timestamp::now()),
-    }
-}
-
-fn machine(vmid: u32, memory_mib: u64) -> Machine {
-    let mut machine = Machine {
-        memory: memory_mib * MIB,
-        ..testing::machine(vmid)
-    };
-    machine.settle();
-    machine
-}
+use self::a_cloud::{Cloud, MIB, host, is_on, joined, machine, pulse_of, waits_because};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_burst_fills_hosts_to_the_brim_and_never_over_it() {
@@ -603,21 +484,6 @@ async fn groups_and_ranks_of_documents_choose_the_host() {
     cloud.end().await;
 }
 
-/// Whether machine `vmid` has a host, or waits for this reason.
-fn is_on(vmid: u32, host: &'static str) -> impl Fn(&[Machine]) -> bool {
-    move |all| {
-        let mut on = all.iter().filter(|machine| machine.vmid.0 == vmid);
-        on.any(|machine| machine.host.as_ref().is_some_and(|on| on.local() == host))
-    }
-}
-
-fn waits_because(vmid: u32, reason: &'static str) -> impl Fn(&[Machine]) -> bool {
-    move |all| {
-        let mut waiting = all.iter().filter(|machine| machine.vmid.0 == vmid);
-        waiting.any(|machine| machine.host.is_none() && machine.reason.as_deref() == Some(reason))
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_host_that_joined_gets_machines_while_it_is_heard_of() {
     let cloud = Cloud::start().await;
@@ -714,78 +580,5 @@ async fn a_machine_goes_where_the_bridge_of_its_network_is_and_its_groups_are_kn
         })
         .await;
     cloud.until("it was upgraded", is_on(2, "a")).await;
-    cloud.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn so_many_machines_of_a_host_are_moved_at_once_and_the_others_wait_for_their_turn() {
-    let cloud = Cloud::start().await;
-    for name in ["a", "b"] {
-        cloud.create(&host(name, 16 * 512)).await;
-    }
-    let [a, b] = ["a", "b"].map(|name| HostId::from_local(name).unwrap());
-    let since = Timestamp::now();
-    let mut locals = Vec::new();
-    for vmid in 1..=6 {
-        let mut machine = machine(vmid, 512);
-        machine.host = Some(a.clone());
-        machine.desired.moving = Some(Moving::asked(since));
-        machine.settle();
-        locals.push(machine.id.local().to_owned());
-        cloud.create(&machine).await;
-    }
-    let going = |machines: &[Machine]| {
-        let going = machines.iter().filter(|one| one.moving_to() == Some(&b));
-        let mut going: Vec<u32> = going.map(|one| one.vmid.0).collect();
-        going.sort_unstable();
-        going
-    };
-    cloud
-        .until("four to go", |all| going(all) == [1, 2, 3, 4])
-        .await;
-    // Whatever else happens.
-    cloud.create(&machine(9, 512)).await;
-    let placed = |all: &[Machine]| all.iter().any(|one| one.vmid.0 == 9 && one.host.is_some());
-    let machines = cloud.until("another one to be placed", placed).await;
-    assert_eq!(going(&machines), [1, 2, 3, 4]);
-    let waits = |one: &&Machine| one.desired.moving.is_some() && one.moving_to().is_none();
-    assert_eq!(machines.iter().filter(waits).count(), 2);
-    // One has arrived, and one is given up.
-    for (local, host) in locals.iter().zip([&b, &a]) {
-        cloud
-            .edit::<Machine>(local, |machine| {
-                machine.host = Some(host.clone());
-                machine.desired.moving = None;
-                machine.settle();
-            })
-            .await;
-    }
-    cloud
-        .until("the others to go", |all| going(all) == [3, 4, 5, 6])
-        .await;
-    cloud.end().await;
-}
-
-#[tokio::test]
-async fn a_host_that_is_emptied_takes_others_meanwhile() {
-    let cloud = Cloud::start().await;
-    let [a, b] = ["a", "b"].map(|name| HostId::from_local(name).unwrap());
-    for name in ["a", "b"] {
-        cloud.create(&host(name, 16 * 512)).await;
-    }
-    for (vmid, (from, to)) in (1..=8).zip([(&a, &b), (&b, &a)].into_iter().cycle()) {
-        let mut machine = machine(vmid, 512);
-        machine.host = Some(from.clone());
-        machine.desired.moving = Some(Moving {
-            wanted: Some(to.clone()),
-            ..Moving::asked(Timestamp::now())
-        });
-        machine.settle();
-        cloud.create(&machine).await;
-    }
-    let all_go = |all: &[Machine]| all.iter().filter(|one| one.moving_to().is_some()).count() == 8;
-    cloud
-        .until("four to go each way, and four to come", all_go)
-        .await;
     cloud.end().await;
 }

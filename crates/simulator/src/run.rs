@@ -245,7 +245,8 @@ impl<'s> Run<'s> {
             groups: &machine.groups,
             needs: Means::default(),
             bridges: &[],
-            among: placement::Among::All,
+            content: None,
+            way: None,
         };
         let began = Instant::now();
         let placed = self.fleet.reserve(&id.to_string(), &wish);

@@ -227,6 +227,16 @@ impl Replicas {
         Some((file, length))
     }
 
+    /// The SHA-1 of what is here and whole, in hexadecimal digits.
+    ///
+    /// # Errors
+    /// [`Error::Io`]
+    pub async fn contents(&self) -> Result<BTreeSet<String>, Error> {
+        let folder = self.0.folder.clone();
+        let names = blocking(move || folder.names()).await?;
+        Ok(names.iter().map(Name::content).collect())
+    }
+
     /// The next image of whose replica something else is told than before. For one listener; nothing is lost by dropping it.
     pub async fn changed(&self) -> ImageId {
         loop {

@@ -39,6 +39,25 @@ fn told_from_elsewhere(cloud: &TestCloud, machine: &Machine<'_>) {
     );
 }
 
+/// The host tells of its copies of the machine's image, its kernel and its first file system, and how busy it is, which everybody is told who asks how full hosts are.
+fn told_of_the_host(cloud: &TestCloud) {
+    let host = wait_until("what its host has and uses", LIMIT, || {
+        let host = cloud.cli_json(&["host", "show", "node7"]);
+        let told = |name: &str| host[name].as_u64().filter(|amount| *amount > 0);
+        (told("imagesCached")? == 3 && told("memoryLoad")? > 0 && host["cpuLoad"].is_u64())
+            .then_some(host.clone())
+    });
+    let kib = |name: &str| host[name].as_f64().unwrap();
+    let free = kib("memory") - kib("memoryLoad");
+    let load = cloud.api().anonymous().get("/load.txt").text();
+    let line = load.lines().find(|line| line.contains("node7")).unwrap();
+    let shown = line.split_whitespace().nth(7).unwrap();
+    let (number, unit) = shown.split_at(shown.len() - 1);
+    let unit = ["K", "M", "G", "T"].iter().position(|one| *one == unit);
+    let shown = number.parse::<f64>().unwrap() * 1024_f64.powi(unit.unwrap() as i32);
+    assert!((shown - free).abs() < free / 20.0, "{free}: {load}");
+}
+
 #[test]
 fn a_machine_runs_on_a_host_that_joined_and_outlives_both_daemons() {
     if skip_unless(&[]) {
@@ -54,6 +73,7 @@ fn a_machine_runs_on_a_host_that_joined_and_outlives_both_daemons() {
     assert!(own.contains(&process), "{process}: {own:?}");
     assert_eq!(machine.document()["state"], "STARTED");
     told_from_elsewhere(&cloud, &machine);
+    told_of_the_host(&cloud);
 
     // The cloud's daemon is away: the machine runs on, and is what it was when that is back.
     cloud.kill();

@@ -334,7 +334,10 @@ impl VmHost {
                         self.wake_users_of(changed.id(), &stop);
                     }
                 }
-                image = shared.images.changed() => self.wake_users_of(image.local(), &stop),
+                image = shared.images.changed() => {
+                    self.wake_users_of(image.local(), &stop);
+                    host::image_changed(shared, image.local());
+                }
                 changed = volumes.next() => {
                     if let Some(volume) = changed.present()
                         && let Some(attachment) = &volume.attachment

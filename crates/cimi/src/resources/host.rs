@@ -44,6 +44,16 @@ pub struct HostDesired {
     pub apart: bool,
 }
 
+/// What all that runs on a host takes of it, measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Load {
+    /// Processor time, in hundredths of one processor.
+    pub cpu_percent: u64,
+    /// Memory in KiB.
+    pub memory_kib: u64,
+}
+
 /// A computer that runs machines. Written by its own controller, but for what is desired.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -94,6 +104,13 @@ pub struct Host {
     /// none: it ends none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fences_after: Option<u64>,
+    /// What it was busy with when it told that last, in its steps; none: it hasn't told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load: Option<Load>,
+    /// The contents of images that one which has joined has copies of, by their SHA-1, up to [`MAX_CACHED`](Self::MAX_CACHED). The
+    /// cloud's own has all that the storage beside it has, and tells none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cached: Vec<String>,
     /// What is wrong with it, for people; empty if it is well.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub troubles: Vec<String>,
@@ -115,6 +132,9 @@ impl Host {
 
     /// Its QEMU uses volumes by iSCSI.
     pub const ISCSI: &str = "iscsi";
+
+    /// The most contents of images that it tells of.
+    pub const MAX_CACHED: usize = 64;
 
     /// Whether its daemon can that.
     #[must_use]
@@ -138,6 +158,8 @@ impl Host {
             boot_id: String::new(),
             runs_machines: false,
             uses_volumes: false,
+            load: None,
+            cached: Vec::new(),
             features: Vec::new(),
             bridges: Vec::new(),
             tunnel: None,

@@ -30,6 +30,13 @@ pub(super) struct Name {
     is_disk: bool,
 }
 
+impl Name {
+    /// The SHA-1 of what it contains.
+    pub(super) fn content(&self) -> String {
+        self.sha1.to_string()
+    }
+}
+
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ending = if self.is_disk { "disk" } else { "file" };

@@ -207,8 +207,8 @@ impl Show {
         }
         let own = ["resourceURI", "operations", "acl"];
         let shown = host.other.iter().filter(|(name, _)| !own.contains(&name.as_str()));
+        let number = |name: &str| host.other.get(name).and_then(serde_json::Value::as_u64);
         let booked = |used: &str, all: &str, shown: fn(u64) -> String| {
-            let number = |name: &str| host.other.get(name).and_then(serde_json::Value::as_u64);
             let (used, all) = (number(used)?, number(all)?);
             Some(format!("{} of {}, {} free", shown(used), shown(all), shown(all.saturating_sub(used))))
         };
@@ -218,7 +218,9 @@ impl Show {
             ("name", host.name.clone()),
             ("state", host.state.clone()),
             ("cpu promised", booked("cpuUsed", "cpu", |count| count.to_string())),
+            ("cpu load", number("cpuLoad").map(|percent| format!("{}.{:02}", percent / 100, percent % 100))),
             ("memory promised", booked("memoryUsed", "memory", kib)),
+            ("memory load", number("memoryLoad").map(kib)),
         ];
         let head = head.into_iter().filter_map(|(name, value)| Some((name, value?)));
         for (name, value) in head.chain(shown.map(|(name, value)| (name.as_str(), text_of(value)))) {

@@ -6,14 +6,14 @@ use cimi::{
     Acl, Common, HostId, Right, Timestamp,
     common::USER_ROLE,
     lifecycle::{EndCause, Stage},
-    resources::{AcceleratorKind, Capacity, Host},
+    resources::{AcceleratorKind, Capacity, Host, Load},
 };
 use documents::{Cached, Documents, DocumentsError};
 use storage::space::Space;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Networks, Settings, Shared, VmHostError,
+    ImageContent, Networks, Settings, Shared, VmHostError,
     report::{enter, reason_of, report},
 };
 use crate::{HypervisorError, accel};
@@ -167,7 +167,15 @@ async fn end_with_host(documents: &Documents, host: &HostId) -> Result<(), Docum
     Ok(())
 }
 
-/// Keeps free space and troubles current.
+/// One more may be here, which is told.
+pub(super) fn image_changed(shared: &Shared, image: &str) {
+    let image = shared.documents.images.get(image);
+    if image.is_some_and(|image| matches!(shared.images.content(&image), ImageContent::Here(_))) {
+        shared.host_changed.notify_one();
+    }
+}
+
+/// Keeps free space, troubles, copies of images and the load current.
 pub(super) async fn keep_current(shared: Arc<Shared>, stop: CancellationToken) {
     loop {
         tokio::select! {
@@ -178,6 +186,9 @@ pub(super) async fn keep_current(shared: Arc<Shared>, stop: CancellationToken) {
         let accelerator = shared.accelerator();
         let (capacity, troubles) = (capacity(&shared.settings), troubles(&shared.settings));
         let bridges = shared.setup.bridges().await;
+        let load = shared.meters.load_of_host();
+        let mut cached: Vec<String> = shared.images.fetched().await.into_iter().collect();
+        cached.truncate(Host::MAX_CACHED);
         let updated = shared
             .documents
             .update(shared.host.local(), |host: &mut Host| {
@@ -190,12 +201,16 @@ pub(super) async fn keep_current(shared: Arc<Shared>, stop: CancellationToken) {
                 let changed = moved
                     || host.troubles != troubles
                     || host.bridges != bridges
+                    || host.cached != cached
+                    || is_another_load(host.load, load, &capacity)
                     || host.accelerator_reason != accelerator.reason;
                 host.accelerator = kind(accelerator.kind);
                 host.accelerator_reason.clone_from(&accelerator.reason);
                 host.capacity = capacity.clone();
                 host.troubles.clone_from(&troubles);
                 host.bridges.clone_from(&bridges);
+                host.cached.clone_from(&cached);
+                host.load = load;
                 Ok::<bool, DocumentsError>(changed)
             })
             .await;
@@ -208,6 +223,15 @@ pub(super) async fn keep_current(shared: Arc<Shared>, stop: CancellationToken) {
             tracing::warn!(%error, "quarantine could not be emptied; it will be tried again");
         }
     }
+}
+
+/// Whether it is worth a write: it differs by more than a sixteenth of what there is.
+fn is_another_load(told: Option<Load>, now: Option<Load>, capacity: &Capacity) -> bool {
+    let (Some(told), Some(now)) = (told, now) else {
+        return told != now;
+    };
+    let cpu = told.cpu_percent.abs_diff(now.cpu_percent) * 16 > u64::from(capacity.cpus) * 100;
+    cpu || told.memory_kib.abs_diff(now.memory_kib) * 16 > capacity.memory_kib
 }
 
 fn capacity(settings: &Settings) -> Capacity {

@@ -1,7 +1,7 @@
 //! Where the contents of images are on this host. A machine starts from a file; whether that lies where the storage wrote it, or
 //! has to be fetched first, is not its affair.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use cimi::{ImageId, resources::Image};
 use futures::{
@@ -27,6 +27,9 @@ pub trait ImageFiles: Send + Sync {
     /// be asked is the sign to fetch it.
     fn content(&self, image: &Image) -> ImageContent;
 
+    /// The SHA-1 of contents that were fetched and are here. Nothing where all of the storage's are.
+    fn fetched(&self) -> BoxFuture<'_, BTreeSet<String>>;
+
     /// The next image whose answer is another than it was. For one listener; what nobody waited for is told later. Can be
     /// dropped without losing anything.
     fn changed(&self) -> BoxFuture<'_, ImageId>;
@@ -40,6 +43,16 @@ impl ImageFiles for Replicas {
             Replica::OnItsWay(text) => ImageContent::OnItsWay(text),
             Replica::Refused(text) => ImageContent::Unusable(text),
         }
+    }
+
+    fn fetched(&self) -> BoxFuture<'_, BTreeSet<String>> {
+        let contents = self.contents().map(|found| {
+            found.unwrap_or_else(|error| {
+                tracing::warn!(%error, "which images are here can't be told");
+                BTreeSet::new()
+            })
+        });
+        contents.boxed()
     }
 
     fn changed(&self) -> BoxFuture<'_, ImageId> {
@@ -57,6 +70,10 @@ impl ImageFiles for OfStorage {
             Some(file) => ImageContent::Here(file.path.clone().into()),
             None => ImageContent::Unusable(format!("{} has no content", image.id)),
         }
+    }
+
+    fn fetched(&self) -> BoxFuture<'_, BTreeSet<String>> {
+        future::ready(BTreeSet::new()).boxed()
     }
 
     fn changed(&self) -> BoxFuture<'_, ImageId> {

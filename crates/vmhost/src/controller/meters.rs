@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cimi::Timestamp;
+use cimi::{Timestamp, resources::Load};
 use futures::{FutureExt as _, StreamExt as _};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +24,8 @@ use crate::{
 pub const INTERVAL: Duration = Duration::from_secs(10);
 /// Looks that are kept: half an hour.
 const KEPT: usize = 180;
+/// Looks that say how busy a host is: a minute's.
+const LATELY: usize = 6;
 /// A monitor that doesn't answer by then is asked again next time.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Machines asked at once.
@@ -154,6 +156,29 @@ impl Meters {
         let mut all = self.of(HOST);
         all.retain(|reading| ["cpu", "memory"].contains(&reading.aspect.name));
         all
+    }
+
+    /// What the host was busy with in the last minute; none before it was looked at.
+    pub(super) fn load_of_host(&self) -> Option<Load> {
+        let entries = self.0.lock();
+        let samples = &entries.get(HOST)?.samples;
+        let lately = samples.iter().rev().take(LATELY);
+        let (mut cpu, mut looks) = (0.0, 0.0);
+        for (_, [percent, ..]) in lately {
+            cpu += (*percent)?;
+            looks += 1.0;
+        }
+        let (_, [_, memory, ..]) = samples.back()?;
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "saturates, and is measured not that exactly"
+        )]
+        let whole = |value: f32| value.round() as u64;
+        Some(Load {
+            cpu_percent: whole(cpu / looks),
+            memory_kib: whole((*memory)?),
+        })
     }
 
     /// What had gone over a machine's network at the last look at its process.

@@ -1,5 +1,6 @@
 //! Where the files of images are, as a test wants it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use cimi::{ImageId, resources::Image};
@@ -36,6 +37,10 @@ impl ImageFiles for TestImages {
     fn content(&self, image: &Image) -> ImageContent {
         let instead = self.0.instead.lock().clone();
         instead.unwrap_or_else(|| OfStorage.content(image))
+    }
+
+    fn fetched(&self) -> BoxFuture<'_, BTreeSet<String>> {
+        OfStorage.fetched()
     }
 
     fn changed(&self) -> BoxFuture<'_, ImageId> {
