@@ -116,8 +116,13 @@ impl Drop for Seat<'_> {
         let mut seats = self.seats.of_hosts.lock();
         if let Some(of_host) = seats.get_mut(&self.host) {
             of_host.taken = of_host.taken.saturating_sub(1);
-            if of_host.taken == 0 {
-                seats.remove(&self.host);
+            if of_host.taken > 0 {
+                return;
+            }
+            // What was told of it is known to be for as long as it counts.
+            match of_host.told.filter(|told| told.elapsed() < TELLING) {
+                None => drop(seats.remove(&self.host)),
+                told => *of_host = OfHost { told, ..OfHost::default() },
             }
         }
     }

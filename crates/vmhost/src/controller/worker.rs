@@ -26,6 +26,7 @@ use cimi::{
     resources::Machine,
 };
 use documents::DocumentsError;
+use futures::future;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -449,12 +450,12 @@ impl Worker {
         let mut work = std::pin::pin!(work);
         let mut rung = false;
         let done = loop {
-            if !is_wanted_so() {
-                break None;
-            }
             tokio::select! {
+                biased;
+                // What needn't wait is done, whatever else is wanted.
                 done = &mut work => break Some(done),
                 () = self.stop.cancelled() => break None,
+                () = future::ready(()), if !is_wanted_so() => break None,
                 () = self.bell.notified() => rung = true,
             }
         };
