@@ -9,5 +9,7 @@ mod gateway_conforms;
 mod gateway_serves_strangers;
 mod gateways;
 mod history_is_bounded;
+mod secured_etcd;
+mod secured_etcd_conforms;
 mod snapshots;
 mod sqlite_conforms;

@@ -1,6 +1,9 @@
 //! A cloud whose documents are in etcd.
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that panics has failed
 
+use std::collections::BTreeSet;
+
+use serde_json::Value;
 use store::conformance::etcd_cluster::EtcdCluster;
 use testkit::{Need, Options, TestCloud, skip_unless};
 
@@ -41,6 +44,17 @@ fn a_cloud_on_etcd_goes_on_while_a_member_is_lost() {
     cloud.assert_clean();
 }
 
+/// What users see of their tokens and of the machine's name.
+fn state_of(cloud: &TestCloud, machine: &str) -> (BTreeSet<String>, Value) {
+    let tokens = cloud.cli_json(&["token", "list"]);
+    let names = tokens.as_array().unwrap().iter();
+    let names = names.map(|token| token["name"].as_str().unwrap().to_owned());
+    (
+        names.collect(),
+        cloud.api().get(machine).ok()["name"].clone(),
+    )
+}
+
 #[test]
 fn a_cloud_moves_to_etcd_and_back_while_its_machines_run() {
     if skip_unless(&[Need::Qemu, Need::Ssh, Need::Program("setpriv")]) || !EtcdCluster::possible() {
@@ -52,12 +66,19 @@ fn a_cloud_moves_to_etcd_and_back_while_its_machines_run() {
     let machine = cloud.machine();
     machine.wait_for_ssh();
     let boot = machine.ssh("cat /proc/sys/kernel/random/boot_id");
+    for name in ["to be revoked", "to stay"] {
+        cloud.cli(&["token", "create", name]);
+    }
+    let then = state_of(&cloud, &machine.id);
 
     let on_sqlite = std::fs::read_to_string(cloud.config()).unwrap();
-    let on_etcd = format!(
-        "{on_sqlite}[store]\nkind = \"etcd\"\nendpoints = {:?}\nprefix = \"moved\"\n",
-        cluster.endpoints()
-    );
+    let on_etcd_as = |prefix: &str| {
+        format!(
+            "{on_sqlite}[store]\nkind = \"etcd\"\nendpoints = {:?}\nprefix = \"{prefix}\"\n",
+            cluster.endpoints()
+        )
+    };
+    let on_etcd = on_etcd_as("moved");
     let (old, new) = (
         cloud.folder().join("old.toml"),
         cloud.folder().join("new.toml"),
@@ -92,6 +113,19 @@ fn a_cloud_moves_to_etcd_and_back_while_its_machines_run() {
         assert_eq!(machine.ssh("cat /proc/sys/kernel/random/boot_id"), boot);
     };
     is_as_before();
+    assert_eq!(state_of(&cloud, &machine.id), then);
+
+    // Something is made, changed and deleted that the backup knows otherwise.
+    cloud.cli(&["token", "create", "made later"]);
+    let tokens = cloud.cli_json(&["token", "list"]);
+    let mut tokens = tokens.as_array().unwrap().iter();
+    let revoked = tokens.find(|token| token["name"] == "to be revoked");
+    cloud.cli(&["token", "revoke", revoked.unwrap()["id"].as_str().unwrap()]);
+    let renamed = serde_json::json!({"name": "renamed"});
+    let path = format!("{}?$select=name", machine.id);
+    cloud.api().put(&path, &renamed).ok();
+    let later = state_of(&cloud, &machine.id);
+    assert_ne!(later, then);
 
     // Back: over the documents as they were, nothing is written; into an empty database, it is.
     assert!(cloud.stop().success());
@@ -107,14 +141,19 @@ fn a_cloud_moves_to_etcd_and_back_while_its_machines_run() {
     std::fs::write(cloud.config(), &on_sqlite).unwrap();
     cloud.start_again();
     is_as_before();
+    assert_eq!(state_of(&cloud, &machine.id), later);
 
-    // The backup, restored, is the cloud as it was then: the same machine runs.
-    assert!(cloud.stop().success());
+    // The backup, restored into either, is the cloud as it was then, whatever became of it since; the same machine runs.
     std::fs::rename(&database, cloud.state_dir().join("db.back")).unwrap();
-    let restored = cloud.stratusd(&["store", "restore", "--config", config, file]);
-    assert!(restored.status.success(), "{}", told(&restored));
-    cloud.start_again();
-    is_as_before();
+    for kept_in in [on_etcd_as("restored"), on_sqlite] {
+        assert!(cloud.stop().success());
+        std::fs::write(cloud.config(), kept_in).unwrap();
+        let restored = cloud.stratusd(&["store", "restore", "--config", config, file]);
+        assert!(restored.status.success(), "{}", told(&restored));
+        cloud.start_again();
+        is_as_before();
+        assert_eq!(state_of(&cloud, &machine.id), then);
+    }
     machine.kill();
     machine.wait_for_phase("Done");
     cloud.assert_clean();

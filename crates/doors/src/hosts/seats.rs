@@ -122,7 +122,12 @@ impl Drop for Seat<'_> {
             // What was told of it is known to be for as long as it counts.
             match of_host.told.filter(|told| told.elapsed() < TELLING) {
                 None => drop(seats.remove(&self.host)),
-                told => *of_host = OfHost { told, ..OfHost::default() },
+                told => {
+                    *of_host = OfHost {
+                        told,
+                        ..OfHost::default()
+                    }
+                }
             }
         }
     }

@@ -124,7 +124,9 @@ impl EtcdCluster {
                 &format!("test-{}", self.members[0].peer),
             ])
             .args(["--heartbeat-interval", "100", "--election-timeout", "1000"])
-            .args(["--logger", "zap", "--auth-token", "simple"]);
+            .args(["--logger", "zap", "--auth-token", "simple"])
+            // Who is quiet for so many seconds has to log in again.
+            .args(["--auth-token-ttl", "2"]);
         if let Some(tls) = &self.tls {
             command
                 .arg("--cert-file")
@@ -289,11 +291,12 @@ fn answers(port: u16) -> bool {
 /// Each process begins where others that run beside it don't.
 fn free_port() -> u16 {
     static TAKEN: AtomicU32 = AtomicU32::new(0);
-    loop {
+    for _ in 0..10_000 {
         let number = std::process::id() % 10_000 * 32 + TAKEN.fetch_add(1, Ordering::Relaxed);
         let port = 20_000 + u16::try_from(number % 10_000).unwrap();
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }
     }
+    panic!("all ports from 20000 on are taken");
 }

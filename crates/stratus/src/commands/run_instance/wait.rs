@@ -1,9 +1,11 @@
 //! Waiting until machines run, or answer SSH.
 
+use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::cloud::{Api, ImageView, MachineView, Ssh};
 use crate::failure::{Failure, Result};
@@ -22,6 +24,8 @@ pub(in crate::commands) enum WaitFor {
 const PAUSE: Duration = Duration::from_millis(250);
 /// How long one try to reach a machine may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long nothing at all answers before that is told: an address that isn't reached from here never will.
+const SILENCE: Duration = Duration::from_secs(20);
 /// The longest line that is read while looking for the banner.
 const BANNER_MAX_BYTES: u64 = 512;
 
@@ -39,11 +43,22 @@ pub(in crate::commands) async fn wait_for_all(session: &Session, api: &Api, mach
         if goal == WaitFor::Ssh {
             let place = machine.ssh_place().ok_or_else(|| Failure::Work(format!("machine {id} has no address to reach its SSH service at")))?;
             waiting.say(format!("machine {id}: waiting for SSH at {} port {}", place.host, place.port));
-            while !answers_ssh(&place).await {
-                if Instant::now() >= deadline {
-                    return Err(Failure::Work(format!("machine {id} runs but did not answer SSH at {} port {} within {} s", place.host, place.port, limit.as_secs()))
-                        .with_hint(format!("stratus console {id} shows what it says.")));
+            let mut heard = Instant::now();
+            loop {
+                match probe(&place).await {
+                    Probe::Ssh => break,
+                    Probe::Something => heard = Instant::now(),
+                    Probe::Nothing => {}
                 }
+                let is_silent = heard.elapsed() >= SILENCE;
+                if Instant::now() >= deadline {
+                    let reached = if is_silent { " Is the network of that address reached from here?" } else { "" };
+                    return Err(Failure::Work(format!("machine {id} runs but did not answer SSH at {} port {} within {} s", place.host, place.port, limit.as_secs()))
+                        .with_hint(format!("stratus console {id} shows what it says.{reached}")));
+                }
+                waiting.tell(is_silent.then(|| {
+                    format!("nothing answers at {}, not even that there is no SSH: if that address is not reached from here, this is in vain (stratus console {id} shows what it says)", place.host)
+                }));
                 waiting.tick();
                 tokio::time::sleep(PAUSE).await;
             }
@@ -107,13 +122,55 @@ async fn image_on_its_way(api: &Api, machine: &MachineView) -> Option<ImageView>
     (image.state.as_deref() == Some("CREATING")).then_some(image)
 }
 
-/// Whether an SSH service says its banner there (RFC 4253 §4.2).
+/// Whether an SSH service says its banner there.
 pub(in crate::commands) async fn answers_ssh(place: &Ssh) -> bool {
-    let probe = async {
-        let stream = TcpStream::connect((place.host.trim_matches(['[', ']']), place.port)).await.ok()?;
-        let mut line = Vec::new();
-        BufReader::new(stream).take(BANNER_MAX_BYTES).read_until(b'\n', &mut line).await.ok()?;
-        Some(line.starts_with(b"SSH-"))
+    probe(place).await == Probe::Ssh
+}
+
+/// What is heard of a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Probe {
+    /// The banner of an SSH service (RFC 4253 §4.2).
+    Ssh,
+    /// A connection, or its refusal.
+    Something,
+    /// No packet came back.
+    Nothing,
+}
+
+async fn probe(place: &Ssh) -> Probe {
+    let at = (place.host.trim_matches(['[', ']']), place.port);
+    let stream = match timeout(PROBE_TIMEOUT, TcpStream::connect(at)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => return Probe::Something,
+        Ok(Err(_)) | Err(_) => return Probe::Nothing,
     };
-    tokio::time::timeout(PROBE_TIMEOUT, probe).await.ok().flatten().unwrap_or(false)
+    let mut line = Vec::new();
+    let mut stream = BufReader::new(stream).take(BANNER_MAX_BYTES);
+    let _ = timeout(PROBE_TIMEOUT, stream.read_until(b'\n', &mut line)).await;
+    if line.starts_with(b"SSH-") { Probe::Ssh } else { Probe::Something }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_banner_is_ssh_and_a_refusal_is_something() {
+        let at = |host: &str, port| Ssh { host: host.to_owned(), port };
+        for (says, heard) in [(&b"SSH-2.0-x\r\n"[..], Probe::Ssh), (b"hello\n", Probe::Something)] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let place = at("127.0.0.1", listener.local_addr().unwrap().port());
+            let (found, ()) = tokio::join!(probe(&place), async {
+                listener.accept().await.unwrap().0.write_all(says).await.unwrap();
+            });
+            assert_eq!(found, heard);
+            drop(listener);
+            assert_eq!(probe(&place).await, Probe::Something, "refused");
+        }
+    }
 }
