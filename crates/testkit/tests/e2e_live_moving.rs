@@ -137,6 +137,22 @@ impl<'c> World<'c> {
         self.is_whole(host);
     }
 
+    /// No more than was asked for is copied in any time, but for what a look later than another shows.
+    fn is_copied_slowly(&self) {
+        let copied = || {
+            let machine = self.machine.document();
+            machine["moving"]["bytesCopied"].as_f64().unwrap()
+        };
+        let (begun, before) = (Instant::now(), copied());
+        let now = wait_until("10 MiB to be copied", LIMIT, || {
+            let now = copied();
+            (now - before > 10.0 * MIB).then_some(now)
+        });
+        let speed = (now - before) / MIB / begun.elapsed().as_secs_f64();
+        eprintln!("copied at {speed:.2} MiB/s of 2");
+        assert!(speed < 3.0, "{speed} MiB/s");
+    }
+
     /// Waits until it is on no way any more.
     fn until_settled(&self) {
         wait_until("its way to be over", LIMIT, || {
@@ -415,6 +431,7 @@ fn what_goes_wrong_on_the_way_leaves_it_running_where_it_was() {
         host.wait_for_state(&cloud, if is_cut { "LOST" } else { "OK" });
     };
     world.stays(&mut host, "node7", |_| {
+        world.is_copied_slowly();
         cloud.cli(&["host", "move", &world.id, "--cancel"]);
         world.until_settled();
         let reason = world.machine.document()["reason"].to_string();
