@@ -85,7 +85,7 @@ impl Fleet {
                 || (known.trouble.is_some() && trouble.is_none())
                 || (known.state != state && state == HostState::Open)
                 // Nobody is kept waiting for what is on a host that is lost.
-                || (known.state != state && state == HostState::Lost && !known.facts.groups.is_empty())
+                || (known.state != state && state == HostState::Lost && !facts.groups.is_empty())
                 || !known.means.cover(means)
                 || described_otherwise(&known.facts, &facts);
             (known.offered, known.trouble) = (offered, trouble);

@@ -7,10 +7,10 @@ mod a_cloud;
 use cimi::{
     HostId, Timestamp,
     lifecycle::Moving,
-    resources::{Host, Machine},
+    resources::{Host, HostPulse, Machine},
 };
 
-use self::a_cloud::{Cloud, host, is_on, machine};
+use self::a_cloud::{Cloud, host, is_on, joined, machine, pulse_of, waits_because};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn so_many_machines_of_a_host_are_moved_at_once_and_the_others_wait_for_their_turn() {
@@ -217,5 +217,27 @@ async fn machines_that_are_apart_stay_so_on_their_way() {
     close(&cloud, "b").await;
     ask(&cloud, &all[1]).await;
     cloud.until("the other stays", stays(2, apart)).await;
+    cloud.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_its_group_is_placed_when_that_is_lost_with_its_host() {
+    let cloud = Cloud::start().await;
+    // On `a` is room for one.
+    let mut a = joined("a");
+    a.capacity.memory_kib = 512 * 1024;
+    cloud.create(&a).await;
+    cloud.create(&pulse_of("a")).await;
+    cloud.create(&host("b", 16 * 512)).await;
+    cloud.create(&member(1, "a", true)).await;
+    let mut next = member(2, "a", true);
+    next.host = None;
+    next.settle();
+    cloud.create(&next).await;
+    let full = "waiting for room on 2 hosts: 1 has not the machines that this one is to be together with, \
+                1 lacks memory (largest free 0 MiB, 512 MiB wanted)";
+    cloud.until("it waits", waits_because(2, full)).await;
+    cloud.remove::<HostPulse>("a").await;
+    cloud.until("it is placed", is_on(2, "b")).await;
     cloud.end().await;
 }

@@ -19,6 +19,8 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// Longer than a guest stands still on a busy machine; a quiet one takes a tenth of it.
 const STANDSTILL: Duration = Duration::from_secs(10);
 
+const MIB: f64 = 1_048_576.0;
+
 /// What counts, and where: on the disk that goes with the machine, and on a volume.
 const ROOT: &str = "/root/count";
 const VOLUME: &str = "/mnt/count";
