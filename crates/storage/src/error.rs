@@ -232,8 +232,8 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), StorageFull | QuotaExceeded)
 }
 
-/// Whether a `file` that can't be opened or read, with this error, is gone from its folder or kept from us, or its medium is broken: that
-/// rarely mends itself. Whatever else the system says (too many open files, no memory, a file system that isn't mounted or doesn't answer)
+/// Whether a `file` that can't be opened or read, with this error, is gone from its folder, or its medium is broken: that rarely mends
+/// itself. Whatever else the system says (too many open files, no memory, a file system that isn't mounted or doesn't answer)
 /// passes. Blocks.
 #[must_use]
 pub fn is_loss(error: &io::Error, file: &Path) -> bool {
@@ -243,9 +243,8 @@ pub fn is_loss(error: &io::Error, file: &Path) -> bool {
         matches!(folder, Some(Ok(true)))
     };
     match Errno::from_io_error(error) {
-        // The medium, the file system on it, or what lies there in place of the file.
-        Some(Errno::IO | Errno::UCLEAN | Errno::BADMSG | Errno::ISDIR | Errno::LOOP) => true,
-        Some(Errno::ACCESS | Errno::PERM) => true,
+        // The medium, or the file system on it.
+        Some(Errno::IO | Errno::UCLEAN | Errno::BADMSG) => true,
         Some(Errno::NOENT) => folder_is_there(),
         _ => false,
     }
@@ -316,7 +315,6 @@ mod tests {
         };
         assert!(lost(Errno::IO, &there, &there));
         assert!(lost(Errno::UCLEAN, &there, &there));
-        assert!(lost(Errno::ACCESS, &there, &there));
         assert!(lost(Errno::IO, &nowhere, &nowhere));
         assert!(lost(Errno::NOENT, &there, &there));
         assert!(!lost(Errno::NOENT, &nowhere, &nowhere));

@@ -2,7 +2,8 @@
 //! with the same rows when 64 creates share a commit.
 //!
 //! `cargo bench -p store --bench durable_creates`. Prints medians of several rounds; rounds of the store and of the
-//! anchor alternate, so that both meet the machine in the same state. A round is a number of creates, not a time.
+//! anchor alternate, so that both meet the machine in the same state. A round is a number of creates, not a time. With etcd (Debian:
+//! etcd-server) the same is measured over three members of it, all on this disk, in the same rounds.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rusqlite::Connection;
-use store::{Key, Outcome, SqliteStore, Store, Transaction};
+use store::conformance::etcd_cluster::EtcdCluster;
+use store::{EtcdOptions, EtcdStore, Key, Outcome, SharedStore, SqliteStore, Transaction};
 use uuid::Uuid;
 
 const ROUNDS: usize = 5;
@@ -38,7 +40,7 @@ fn documents() -> Vec<(Key, Bytes)> {
         .collect()
 }
 
-async fn create(store: &SqliteStore) {
+async fn create(store: &SharedStore) {
     let create = documents()
         .into_iter()
         .fold(Transaction::new(), |transaction, (key, value)| {
@@ -49,7 +51,7 @@ async fn create(store: &SqliteStore) {
 }
 
 /// The time of every create of one client, in order of length.
-async fn one_client(store: &SqliteStore) -> Vec<Duration> {
+async fn one_client(store: &SharedStore) -> Vec<Duration> {
     let mut times = Vec::with_capacity(ALONE);
     for _ in 0..ALONE {
         let began = Instant::now();
@@ -61,7 +63,7 @@ async fn one_client(store: &SqliteStore) -> Vec<Duration> {
 }
 
 /// Creates a second of all clients, and the time of every create, in order of length.
-async fn many_clients(store: &Arc<SqliteStore>) -> (f64, Vec<Duration>) {
+async fn many_clients(store: &SharedStore) -> (f64, Vec<Duration>) {
     let began = Instant::now();
     let clients: Vec<_> = (0..CLIENTS)
         .map(|_| {
@@ -133,6 +135,29 @@ fn raw_creates(connection: &Connection, creates: usize, group: usize) -> (f64, V
     (rate, times)
 }
 
+/// What was measured of a store, a value for each round.
+#[derive(Default)]
+struct Rounds {
+    alone_ms: Vec<f64>,
+    alone_p99: Vec<f64>,
+    rate: Vec<f64>,
+    together_p99: Vec<f64>,
+}
+
+impl Rounds {
+    async fn alone(&mut self, store: &SharedStore) {
+        let times = one_client(store).await;
+        self.alone_ms.push(share(&times, 50));
+        self.alone_p99.push(share(&times, 99));
+    }
+
+    async fn together(&mut self, store: &SharedStore) {
+        let (per_second, times) = many_clients(store).await;
+        self.rate.push(per_second);
+        self.together_p99.push(share(&times, 99));
+    }
+}
+
 fn median(mut rates: Vec<f64>) -> f64 {
     rates.sort_by(f64::total_cmp);
     rates[rates.len() / 2]
@@ -148,7 +173,18 @@ async fn main() {
     let folder = tempfile::tempdir_in(std::env::var_os("STORE_BENCH_DIR").unwrap_or(".".into()))
         .expect("a folder");
     let anchor = raw(&folder.path().join("raw"));
-    let store = Arc::new(SqliteStore::open(folder.path().join("store")).expect("a new store"));
+    let store = SqliteStore::open(folder.path().join("store")).expect("a new store");
+    let store: SharedStore = Arc::new(store);
+    let path = folder.path().to_owned();
+    let start = || EtcdCluster::possible().then(|| EtcdCluster::start(&path, 3, None));
+    let cluster = tokio::task::block_in_place(start);
+    let on_etcd: Option<SharedStore> = match &cluster {
+        Some(cluster) => {
+            let etcd = EtcdStore::open(EtcdOptions::new(cluster.endpoints())).await;
+            Some(Arc::new(etcd.expect("a new store")))
+        }
+        None => None,
+    };
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     println!(
         "{ROUNDS} rounds, {} rows a create, load average {}",
@@ -156,29 +192,41 @@ async fn main() {
         load.trim()
     );
 
-    let (mut alone_ms, mut alone_p99, mut raw_alone, mut rate, mut together_p99, mut raw_together) =
-        (vec![], vec![], vec![], vec![], vec![], vec![]);
+    let (mut raw_alone, mut raw_together) = (vec![], vec![]);
+    let (mut ours, mut of_etcd) = (Rounds::default(), Rounds::default());
     for _ in 0..ROUNDS {
         raw_alone.push(share(&raw_creates(&anchor, ALONE, 1).1, 50));
-        let times = one_client(&store).await;
-        alone_ms.push(share(&times, 50));
-        alone_p99.push(share(&times, 99));
+        ours.alone(&store).await;
         raw_together.push(raw_creates(&anchor, TOGETHER, CLIENTS).0);
-        let (per_second, times) = many_clients(&store).await;
-        rate.push(per_second);
-        together_p99.push(share(&times, 99));
+        ours.together(&store).await;
+        if let Some(etcd) = &on_etcd {
+            of_etcd.alone(etcd).await;
+            of_etcd.together(etcd).await;
+        }
     }
-    let (alone, raw_alone) = (median(alone_ms), median(raw_alone));
+    let (alone, raw_alone) = (median(ours.alone_ms), median(raw_alone));
     println!(
         "1 client:    {alone:.3} ms median, {:.3} ms p99; raw SQLite {raw_alone:.3} ms; {:.2} × (budget: ≤ 1 ms)",
-        median(alone_p99),
+        median(ours.alone_p99),
         alone / raw_alone
     );
-    let (rate, raw_together) = (median(rate), median(raw_together));
+    let (rate, raw_together) = (median(ours.rate), median(raw_together));
     println!(
         "{CLIENTS} clients:  {rate:.0} creates/s, {:.2} ms p99; raw SQLite {raw_together:.0}/s; {:.2} × (budget: ≥ 5,000/s)",
-        median(together_p99),
+        median(ours.together_p99),
         rate / raw_together
     );
+    if let Some(etcd) = on_etcd {
+        let (of_one, of_all) = (median(of_etcd.alone_ms), median(of_etcd.rate));
+        println!(
+            "three members of etcd: 1 client {of_one:.3} ms median, {:.3} ms p99, {:.2} × of SQLite; {CLIENTS} clients {of_all:.0} creates/s, {:.2} ms p99, \
+             {:.2} × of SQLite",
+            median(of_etcd.alone_p99),
+            of_one / alone,
+            median(of_etcd.together_p99),
+            of_all / rate
+        );
+        etcd.close().await;
+    }
     store.close().await;
 }

@@ -153,9 +153,11 @@ impl Members {
         failure
     }
 
-    /// Our token isn't good any more: get another before the next call.
+    /// Our token isn't good any more: get another before the next call. Whether there is any to be had; the one that was told of may
+    /// have been forgotten by somebody else already.
     pub(super) fn forget_login(&self) -> bool {
-        self.token.lock().take().is_some()
+        self.token.lock().take();
+        self.login.is_some()
     }
 
     fn after(&self, at: usize, failure: &Failure) {
